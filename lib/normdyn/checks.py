@@ -1,0 +1,42 @@
+"""Measures of disagreement that a page compares with a bound."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def relative_error(measured: Float[Tensor, "..."], predicted: Float[Tensor, "..."]) -> float:
+    """Largest absolute difference over the largest predicted magnitude; absolute where the prediction is zero.
+
+    Example:
+        >>> relative_error(torch.tensor([1.0, 2.2]), torch.tensor([1.0, 2.0]))  # doctest: +ELLIPSIS
+        0.1000000...
+    """
+    if measured.shape != predicted.shape:
+        raise ValueError(
+            f"measured has shape {tuple(measured.shape)}, predicted {tuple(predicted.shape)}: compare like with like"
+        )
+    scale = predicted.abs().max().item()
+    return (measured - predicted).abs().max().item() / (scale or 1.0)
+
+
+def largest(values: Float[Tensor, "..."]) -> float:
+    """Largest magnitude of a tensor, as a number."""
+    return values.abs().max().item()
+
+
+def observed_order(errors: Sequence[float], steps: Sequence[float]) -> float:
+    """Slope of log error against log step by least squares: the order of convergence.
+
+    Example:
+        >>> round(observed_order([1e-2, 1e-4, 1e-6], [1e-1, 1e-2, 1e-3]), 12)
+        2.0
+    """
+    if len(errors) != len(steps) or len(errors) < 2:
+        raise ValueError(f"need two or more errors with their steps, got {len(errors)} and {len(steps)}")
+    x, y = ([math.log(v) for v in values] for values in (steps, errors))
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)

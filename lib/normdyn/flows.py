@@ -1,0 +1,103 @@
+"""Motion: vector fields on named parameters, and two ways to follow them.
+
+Time is learning rate times steps. :func:`integrate` follows the flow with a controlled error, :func:`descend` takes
+Euler steps, which for a gradient flow is gradient descent.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+Params = dict[str, Tensor]
+Field = Callable[[Params], Params]
+Record = Mapping[str, Callable[[Params], Tensor | float]]
+
+
+def gradient_flow(loss: Callable[[Params], Tensor], *, weight_decay: float = 0.0) -> Field:
+    """The field ``-grad loss - weight_decay * parameters``, as torch's weight decay: the penalty is half the square."""
+    gradient = torch.func.grad(loss)
+    return lambda params: {name: -g - weight_decay * params[name] for name, g in gradient(params).items()}
+
+
+def integrate(
+    field: Field,
+    params: Params,
+    times: Float[Tensor, "t"] | Sequence[float],
+    *,
+    record: Record | None = None,
+    relative: float = 1e-12,
+    absolute: float = 1e-14,
+    method: str = "DOP853",
+) -> dict[str, Tensor]:
+    """Follow a flow with an adaptive Runge-Kutta method and record at given times.
+
+    Args:
+        field: Maps parameters to their time derivatives.
+        params: Start, float64; not changed.
+        times: Increasing flow times at which to record; the first is the start.
+        record: Functions of the parameters; without it the parameters themselves are recorded.
+        relative, absolute: Tolerances of one step. Smooth fields only: at a ReLU kink the steps collapse.
+
+    Returns:
+        Stacked records, one row a time, and ``times``.
+
+    Raises:
+        ValueError: Parameters are not float64 or the times do not increase.
+        RuntimeError: The integrator gave up; the message is the solver's, with the time reached.
+    """  # fmt: skip
+    times = torch.as_tensor(times, dtype=torch.float64)
+    if (times.diff() <= 0).any() or len(times) < 2:
+        raise ValueError(f"times must increase and be two or more, got {times.tolist()[:5]}")
+    wrong = [name for name, value in params.items() if value.dtype != torch.float64]
+    if wrong:
+        raise ValueError(f"params must be float64 for an integrator with a controlled error, {wrong} are not")
+
+    def right_hand_side(_, flat: np.ndarray) -> np.ndarray:
+        return _flatten(field(_unflatten(torch.from_numpy(flat), params))).numpy()
+
+    solution = solve_ivp(
+        right_hand_side, (times[0].item(), times[-1].item()), _flatten(params).numpy(), method=method,
+        t_eval=times.numpy(), rtol=max(relative, 1e-13), atol=absolute,
+    )  # fmt: skip
+    if not solution.success:
+        raise RuntimeError(f"{solution.message} (reached time {solution.t[-1] if len(solution.t) else times[0]:g})")
+    path = [_unflatten(torch.from_numpy(state.copy()), params) for state in solution.y.T]
+    return _recorded(path, record) | {"times": times}
+
+
+def descend(
+    field: Field, params: Params, *, step: float, steps: int, record: Record | None = None, every: int = 1
+) -> dict[str, Tensor]:
+    """Take Euler steps and record every few of them, start and end included."""
+    if not step > 0 or steps < 1 or every < 1:
+        raise ValueError(f"step, steps and every must be positive, got {step}, {steps}, {every}")
+    kept, at = [params], [0]
+    for k in range(1, steps + 1):
+        velocity = field(params)
+        params = {name: value + step * velocity[name] for name, value in params.items()}
+        if k % every == 0 or k == steps:
+            kept.append(params)
+            at.append(k)
+    return _recorded(kept, record) | {"times": step * torch.tensor(at, dtype=torch.float64)}
+
+
+def _recorded(path: list[Params], record: Record | None) -> dict[str, Tensor]:
+    if record is None:
+        return {name: torch.stack([params[name] for params in path]) for name in path[0]}
+    return {
+        name: torch.stack([torch.as_tensor(measure(params)).detach() for params in path])
+        for name, measure in record.items()
+    }
+
+
+def _flatten(params: Params) -> Float[Tensor, "k"]:
+    return torch.cat([value.reshape(-1) for value in params.values()]).detach()
+
+
+def _unflatten(flat: Float[Tensor, "k"], like: Params) -> Params:
+    parts = flat.split([value.numel() for value in like.values()])
+    return {name: part.reshape(value.shape) for (name, value), part in zip(like.items(), parts)}
