@@ -26,7 +26,7 @@ def gradient_flow(loss: Callable[[Params], Tensor], *, weight_decay: float = 0.0
 def integrate(
     field: Field,
     params: Params,
-    times: Float[Tensor, "t"] | Sequence[float],
+    times: Float[Tensor, " t"] | Sequence[float],
     *,
     record: Record | None = None,
     relative: float = 1e-12,
@@ -94,10 +94,10 @@ def _recorded(path: list[Params], record: Record | None) -> dict[str, Tensor]:
     }
 
 
-def _flatten(params: Params) -> Float[Tensor, "k"]:
+def _flatten(params: Params) -> Float[Tensor, " k"]:
     return torch.cat([value.reshape(-1) for value in params.values()]).detach()
 
 
-def _unflatten(flat: Float[Tensor, "k"], like: Params) -> Params:
+def _unflatten(flat: Float[Tensor, " k"], like: Params) -> Params:
     parts = flat.split([value.numel() for value in like.values()])
     return {name: part.reshape(value.shape) for (name, value), part in zip(like.items(), parts)}

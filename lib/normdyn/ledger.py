@@ -44,8 +44,8 @@ class Evidence:
             return
         for name in ("value", "bound") + (("printed",) if self.kind == "correct" else ("control",)):
             number = getattr(self, name)
-            if number is None or math.isnan(number):
-                raise ValueError(f"{self.claim}: {name} must be a number, got {number}")
+            if number is None or not math.isfinite(number):
+                raise ValueError(f"{self.claim}: {name} must be a finite number, got {number}")
         if not self.bound > 0:
             raise ValueError(f"{self.claim}: bound must be positive, got {self.bound}")
         if not self.reason:

@@ -15,7 +15,7 @@ def square_loss(output: Float[Tensor, "n c"], target: Float[Tensor, "n c"]) -> F
     return (output - target).square().sum() / (2 * len(output))
 
 
-def cross_entropy(output: Float[Tensor, "n c"], label: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+def cross_entropy(output: Float[Tensor, "n c"], label: Int[Tensor, " n"]) -> Float[Tensor, ""]:
     """Softmax cross-entropy in nats, averaged over samples.
 
     Example:

@@ -5,6 +5,7 @@ lower triangular. Inputs come first, outputs last, hidden units between them.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,9 +16,9 @@ Activation = Callable[[Tensor], Tensor]
 
 def feedforward(
     W: Float[Tensor, "n n"],
-    b: Float[Tensor, "n"],
+    b: Float[Tensor, " n"],
     X: Float[Tensor, "m d"],
-    hidden: Bool[Tensor, "n"],
+    hidden: Bool[Tensor, " n"],
     *,
     activation: Activation = torch.relu,
 ) -> Float[Tensor, "m r"]:
@@ -51,7 +52,7 @@ def mlp(
     X: Float[Tensor, "m d"],
     *,
     activation: Activation = torch.relu,
-    biases: Sequence[Float[Tensor, "_"]] | None = None,
+    biases: Sequence[Float[Tensor, " _"]] | None = None,
 ) -> Float[Tensor, "m r"]:
     """Outputs of a layered network; ``weights[l]`` is ``(fan_out, fan_in)``, the last layer is linear.
 
@@ -72,10 +73,10 @@ def layered_weights(
     """Gaussian weights of variance ``gain / fan_in`` (He et al. for 2), one matrix a layer, zero mean."""
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"widths must name at least two layers of one unit or more, got {list(widths)}")
-    return [torch.randn(m, n, generator=generator, dtype=dtype) * (gain / n) ** 0.5 for n, m in zip(widths, widths[1:])]
+    return [torch.randn(m, n, generator=generator, dtype=dtype) * (gain / n) ** 0.5 for n, m in pairwise(widths)]
 
 
-def layered_matrix(weights: Sequence[Float[Tensor, "_ _"]]) -> tuple[Float[Tensor, "n n"], Bool[Tensor, "n"]]:
+def layered_matrix(weights: Sequence[Float[Tensor, "_ _"]]) -> tuple[Float[Tensor, "n n"], Bool[Tensor, " n"]]:
     """The layers as one matrix over all units, and the mask of its hidden units."""
     widths = [weights[0].shape[1]] + [W.shape[0] for W in weights]
     starts = torch.tensor([0] + widths).cumsum(0).tolist()
@@ -85,7 +86,7 @@ def layered_matrix(weights: Sequence[Float[Tensor, "_ _"]]) -> tuple[Float[Tenso
     return matrix, hidden_mask(widths[0], sum(widths[1:-1]), widths[-1])
 
 
-def hidden_mask(inputs: int, hidden: int, outputs: int) -> Bool[Tensor, "n"]:
+def hidden_mask(inputs: int, hidden: int, outputs: int) -> Bool[Tensor, " n"]:
     """True at hidden units, in the order inputs, hidden, outputs."""
     return torch.tensor([False] * inputs + [True] * hidden + [False] * outputs)
 
@@ -99,7 +100,7 @@ def random_dag(
     density: float = 0.6,
     spread: float = 1.0,
     dtype: torch.dtype = torch.float64,
-) -> tuple[Float[Tensor, "n n"], Bool[Tensor, "n"]]:
+) -> tuple[Float[Tensor, "n n"], Bool[Tensor, " n"]]:
     """A random feedforward graph with skip connections in which every hidden unit is alive.
 
     Each allowed edge is present with probability ``density``; a hidden unit left without incoming or outgoing edge

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def rescale(W: Float[Tensor, "n n"], b: Float[Tensor, "n"], a: Float[Tensor, "n"]) -> tuple[Tensor, Tensor]:
+def rescale(W: Float[Tensor, "n n"], b: Float[Tensor, " n"], a: Float[Tensor, " n"]) -> tuple[Tensor, Tensor]:
     """Apply the rescaling factors ``a`` (1 off the hidden units) to weights and biases.
 
     Raises:
@@ -25,7 +25,7 @@ def rescale(W: Float[Tensor, "n n"], b: Float[Tensor, "n"], a: Float[Tensor, "n"
     return W * (a[:, None] / a), b * a
 
 
-def per_unit_regularizer(W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tensor, "n"]:
+def per_unit_regularizer(W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tensor, " n"]:
     r""":math:`\rho_i = (\sum_j |W_{ij}|^p)^{q/p}`, the share of unit ``i`` in the norm. Source: Saul, eq. (8)."""
     _positive(p=p, q=q)
     return W.abs().pow(p).sum(1).pow(q / p)
@@ -48,7 +48,12 @@ def entrywise_norm(W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tens
         >>> entrywise_norm(torch.tensor([[3.0, 4.0]]), p=2, q=1).item()
         5.0
     """
-    return per_unit_regularizer(W, p=p, q=q).sum().pow(1 / q)
+    _positive(p=p, q=q)
+    largest = W.abs().max()
+    if not largest > 0:
+        return largest
+    rows = (W / largest).abs().pow(p).sum(1).pow(1 / p)  # in units of the largest entry and row: q = 512 overflows else
+    return largest * rows.max() * (rows / rows.max()).pow(q).sum().pow(1 / q)
 
 
 def regularizer(W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tensor, ""]:
@@ -56,7 +61,9 @@ def regularizer(W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tensor,
     return per_unit_regularizer(W, p=p, q=q).sum() / q
 
 
-def incoming_outgoing(W: Float[Tensor, "n n"], *, p: float, q: float) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+def incoming_outgoing(
+    W: Float[Tensor, "n n"], *, p: float, q: float
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     r"""Both sides of the balance at each unit: :math:`\rho_i` and :math:`\sum_j \rho_j \pi_{ji}`.
 
     A network is balanced when they agree at every hidden unit. Source: Saul, eqs. (10), (15).
@@ -65,7 +72,7 @@ def incoming_outgoing(W: Float[Tensor, "n n"], *, p: float, q: float) -> tuple[F
     return rho, rho @ stochastic_matrix(W, p=p)
 
 
-def imbalance(W: Float[Tensor, "n n"], hidden: Bool[Tensor, "n"], *, p: float, q: float) -> Float[Tensor, "h"]:
+def imbalance(W: Float[Tensor, "n n"], hidden: Bool[Tensor, " n"], *, p: float, q: float) -> Float[Tensor, " h"]:
     r""":math:`Q_i = \rho_i - \sum_j \rho_j \pi_{ji}` at the hidden units: the derivative of ``R`` in ``log a_i``.
 
     Source: Saul, eqs. (14), (41).
@@ -75,8 +82,8 @@ def imbalance(W: Float[Tensor, "n n"], hidden: Bool[Tensor, "n"], *, p: float, q
 
 
 def rescaling_derivative(
-    function: Callable[[Float[Tensor, "n n"]], Float[Tensor, ""]], W: Float[Tensor, "n n"], hidden: Bool[Tensor, "n"]
-) -> Float[Tensor, "h"]:
+    function: Callable[[Float[Tensor, "n n"]], Float[Tensor, ""]], W: Float[Tensor, "n n"], hidden: Bool[Tensor, " n"]
+) -> Float[Tensor, " h"]:
     r""":math:`\sum_j (W_{ij}\,\partial_{W_{ij}} K - W_{ji}\,\partial_{W_{ji}} K)` at the hidden units, by autograd.
 
     Zero exactly where ``K`` is stationary under rescaling. Source: Saul, Lemma 3.2, eq. (37).
@@ -86,14 +93,14 @@ def rescaling_derivative(
 
 
 def orbit_regularizer(
-    log_a: Float[Tensor, "h"], W: Float[Tensor, "n n"], hidden: Bool[Tensor, "n"], *, p: float, q: float
+    log_a: Float[Tensor, " h"], W: Float[Tensor, "n n"], hidden: Bool[Tensor, " n"], *, p: float, q: float
 ) -> Float[Tensor, ""]:
     r""":math:`F(\log a) = R(W')` with ``W'`` the rescaled network: strictly convex. Source: Saul, eqs. (12), (13)."""
     z = scatter(log_a, hidden)
     return regularizer(W * (z[:, None] - z).exp(), p=p, q=q)
 
 
-def auxiliary_function(a: Float[Tensor, "n"], W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tensor, ""]:
+def auxiliary_function(a: Float[Tensor, " n"], W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tensor, ""]:
     r"""The separable majoriser ``G(a)`` of ``F`` whose minimiser is the paper's update. Source: Saul, eq. (19)."""
     r = max(p, q)
     rho = per_unit_regularizer(W, p=p, q=q)
@@ -103,8 +110,8 @@ def auxiliary_function(a: Float[Tensor, "n"], W: Float[Tensor, "n n"], *, p: flo
 
 
 def multiplicative_update(
-    W: Float[Tensor, "n n"], hidden: Bool[Tensor, "n"], *, p: float, q: float, exponent: float | None = None
-) -> Float[Tensor, "n"]:
+    W: Float[Tensor, "n n"], hidden: Bool[Tensor, " n"], *, p: float, q: float, exponent: float | None = None
+) -> Float[Tensor, " n"]:
     """Rescaling factors ``(outgoing / incoming) ** exponent``, 1 off the hidden units.
 
     Args:
@@ -134,7 +141,7 @@ def largest_safe_exponent(p: float, q: float) -> float:
     return 1 / max(p, 2 * q)
 
 
-def scatter(values: Float[Tensor, "h"], hidden: Bool[Tensor, "n"]) -> Float[Tensor, "n"]:
+def scatter(values: Float[Tensor, " h"], hidden: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Values of hidden units placed among all units, zero elsewhere; differentiable."""
     return torch.zeros(len(hidden), dtype=values.dtype, device=values.device).masked_scatter(hidden, values)
 
