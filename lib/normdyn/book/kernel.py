@@ -1,0 +1,67 @@
+"""The kernel that executes chapters: this environment's own Python, under a name of its own, over private sockets."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from normdyn.book.files import write_if_changed
+
+NAME = "normdyn"
+
+
+def install(prefix: Path = Path(sys.prefix)) -> Path:
+    """Write the kernel's specification into the environment and return its folder.
+
+    Being named explicitly and found first, it cannot be mistaken for the ``python3`` of another installation.
+    """
+    folder = prefix / "share" / "jupyter" / "kernels" / NAME
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    write_if_changed(
+        folder / "kernel.json", json.dumps({"argv": argv, "display_name": "normdyn", "language": "python"}, indent=1)
+    )
+    return folder
+
+
+def environment(root: Path, jobs: int) -> dict[str, str]:
+    """The variables a kernel starts with.
+
+    The library comes from ``root``, so a page is made by exactly the files in its key. Several kernels at once get one
+    thread each. Figures are drawn without a display; sets and dicts of strings have one order; frames are not slowed.
+    """
+    variables = dict(os.environ)
+    for name in ("PYTHONSTARTUP", "PYTHONHOME", "IPYTHONDIR", "MPLCONFIGDIR"):
+        variables.pop(name, None)
+    variables |= {
+        "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")),
+        "PYTHONPATH": str(root / "lib"),
+        "PYTHONHASHSEED": "0",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "NORMDYN_ROOT": str(root),
+    }
+    if jobs > 1:
+        variables["OMP_NUM_THREADS"] = "1"
+    return variables
+
+
+def manager_class():
+    """A kernel manager whose five channels are socket files in a folder of its own, so that no two fight over ports."""
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import Unicode, default
+
+    class SocketFiles(AsyncKernelManager):
+        transport = "ipc"
+        ip = Unicode()
+
+        @default("ip")
+        def _folder(self) -> str:
+            self.sockets = tempfile.TemporaryDirectory(prefix="kernel-")  # gone with this object
+            return str(Path(self.sockets.name, "channel"))
+
+    return SocketFiles
+
+
+if __name__ == "__main__":
+    print(install())

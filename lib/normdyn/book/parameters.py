@@ -1,0 +1,119 @@
+"""The parameters of a build, checked before anything is computed.
+
+Uses nothing but the standard library, since the Makefile asks before the environment exists::
+
+    python3 lib/normdyn/book/parameters.py PROFILE=quick DEVICE=auto SEED=0 JOBS=2 PAGE=weight-balancing/convergence
+"""
+
+import ctypes
+import importlib.util
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+PROFILES = ("quick", "paper")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class BadParameter(ValueError):
+    """A parameter that is not allowed; the message is one line that says what is."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a build is asked for. ``device`` is ``cpu`` or ``cuda``, never ``auto``."""
+
+    profile: str = "quick"
+    device: str = "cpu"
+    seed: int = 0
+    jobs: int = 1
+
+
+def parse(profile: str = "quick", device: str = "auto", seed: str = "0", jobs: str = "") -> Parameters:
+    """Check the words of a command line; an empty ``jobs`` means all cores.
+
+    Raises:
+        BadParameter: a word is not allowed, or the machine has no such device.
+
+    Example:
+        >>> parse("quick", "cpu", "0", "2")
+        Parameters(profile='quick', device='cpu', seed=0, jobs=2)
+        >>> parse("papr")
+        Traceback (most recent call last):
+        normdyn.book.parameters.BadParameter: PROFILE=papr is not known: choose quick or paper
+    """
+    if profile not in PROFILES:
+        raise BadParameter(f"PROFILE={profile} is not known: choose quick or paper")
+    if not re.fullmatch(r"\d{1,9}", seed):
+        raise BadParameter(f"SEED={seed} is not allowed: give a whole number from 0 to 999999999")
+    cores = len(os.sched_getaffinity(0))
+    if not re.fullmatch(r"|[1-9]\d{0,3}", jobs):
+        raise BadParameter(f"JOBS={jobs} is not allowed: give a whole number from 1 up (this machine has {cores} cores)")
+    return Parameters(profile, resolve_device(device), int(seed), int(jobs or cores))
+
+
+def resolve_device(device: str) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes CUDA where the driver finds a device and torch is built for it."""
+    if device not in DEVICES:
+        raise BadParameter(f"DEVICE={device} is not known: choose auto, cpu or cuda")
+    if device == "cpu":
+        return "cpu"
+    found = cuda_devices() > 0
+    if device == "cuda" and not found:
+        raise BadParameter("DEVICE=cuda is not possible: this machine has no CUDA device; choose DEVICE=auto or DEVICE=cpu")
+    if device == "cuda" and not torch_has_cuda():
+        raise BadParameter(
+            "DEVICE=cuda is not possible: the installed torch is built for the CPU; choose DEVICE=cpu "
+            "or install a CUDA build of the version in requirements/torch.txt"
+        )
+    return "cuda" if found and torch_has_cuda() else "cpu"
+
+
+def cuda_devices() -> int:
+    """Number of CUDA devices, asked from the driver itself; importing torch for it would cost seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def torch_has_cuda() -> bool:
+    """Whether the installed torch is a CUDA build; true before it is installed, since the build asks again after."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return True
+    version = Path(spec.submodule_search_locations[0], "version.py").read_text(encoding="utf-8")
+    return bool(re.search(r"^cuda(: [^=]*)? = ['\"]", version, flags=re.MULTILINE))
+
+
+def check_page(root: Path, page: str) -> str:
+    """A page is the path of a chapter below ``chapters/``, without suffix.
+
+    Raises:
+        BadParameter: there is no such chapter; the message lists the chapters.
+    """
+    chapters = root / "chapters"
+    pages = sorted(str(path.relative_to(chapters).with_suffix("")) for path in chapters.rglob("*.md"))
+    if page not in pages:
+        raise BadParameter(f"PAGE={page} is not a chapter: choose one of {', '.join(pages) or '(there are none yet)'}")
+    return page
+
+
+def main(words: list[str]) -> None:
+    """Check ``NAME=value`` words; leave with one line and status 2 if one is not allowed."""
+    given = dict(word.split("=", 1) for word in words)
+    try:
+        if "PAGE" in given:
+            check_page(Path(__file__).resolve().parents[3], given.pop("PAGE"))
+        parse(**{name.lower(): value for name, value in given.items()})
+    except BadParameter as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

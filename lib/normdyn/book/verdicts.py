@@ -1,0 +1,125 @@
+"""Collecting the verdicts: evidence from the executed notebooks, judged again by :func:`normdyn.ledger.verdict`."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from normdyn import ledger
+from normdyn.book.files import to_json, write_if_changed
+from normdyn.book.merge import outputs_metadata
+from normdyn.book.pages import BookError, Layout
+
+FIELDS = ("verdict", "value", "bound", "control", "page", "note", "correction")
+
+
+def read_papers(root: Path) -> list[dict]:
+    """The papers, in the order of the book: the list ``normdyn_papers`` of ``_config.yml`` (key, folder, title, ...)."""
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    return config.get("sphinx", {}).get("config", {}).get("normdyn_papers", [])
+
+
+def read_claims(root: Path) -> dict[str, dict]:
+    """Claim id -> row of ``data/claims/*.yaml``, in the order of the files.
+
+    Raises:
+        BookError: an id stands twice.
+    """
+    claims: dict[str, dict] = {}
+    for path in sorted((root / "data" / "claims").glob("*.yaml")):
+        for row in yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER) or []:
+            if row["id"] in claims:
+                raise BookError(f"data/claims/{path.name}: the id {row['id']} stands twice")
+            claims[row["id"]] = row
+    return claims
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def written(root: Path) -> set[str]:
+    """The papers whose chapters exist; every claim of these needs a verdict."""
+    return {row["key"] for row in read_papers(root) if (root / "chapters" / row["folder"] / "index.md").is_file()}
+
+
+def collect(layout: Layout, names: Iterable[str]) -> dict[str, dict]:
+    """Claim id -> verdict, numbers, page, from the executed notebooks of the pages.
+
+    Raises:
+        BookError: a claim is not in the registry, or two records are made of one.
+    """
+    claims, verdicts = read_claims(layout.root), {}
+    for page in names:
+        for metadata in outputs_metadata(layout.executed(page)):
+            for stored in metadata.get("evidence", []):
+                evidence = ledger.Evidence(**stored)
+                if evidence.claim not in claims:
+                    raise BookError(f"{page}: claim {evidence.claim} is not in data/claims; add a row or mend the id")
+                if evidence.claim in verdicts:
+                    first = verdicts[evidence.claim]["page"]
+                    raise BookError(f"{page}: claim {evidence.claim} is already recorded by {first}; record it once")
+                verdicts[evidence.claim] = ledger.entry(evidence, page)
+    return {claim: verdicts[claim] for claim in claims if claim in verdicts}
+
+
+def missing(root: Path, verdicts: dict[str, dict]) -> list[str]:
+    """The claims of written papers that have no verdict."""
+    papers = written(root)
+    return [claim for claim, row in read_claims(root).items() if row["paper"] in papers and claim not in verdicts]
+
+
+def contradictions(recorded: dict[str, dict], fresh: dict[str, dict]) -> list[str]:
+    """Where a fresh run disagrees with the recorded verdicts, a line each; empty if it reproduces them."""
+    lines = []
+    for claim in sorted(recorded.keys() | fresh.keys()):
+        old, new = recorded.get(claim), fresh.get(claim)
+        if old is None or new is None:
+            lines.append(f"{claim}: {'is recorded, but no page decides it' if new is None else 'is not recorded yet'}")
+        elif old["verdict"] != new["verdict"]:
+            lines.append(f"{claim}: recorded as {old['verdict']}, but {new['page']} finds {new['verdict']}")
+        else:
+            lines += [
+                f"{claim}: {name} is recorded as {old[name]}, but {new['page']} finds {new[name]}"
+                for name in ("bound", "page", "correction")
+                if old[name] != new[name]
+            ]
+            lines += [
+                f"{claim}: {name} is recorded as {old[name]}, but {new['page']} finds {new[name]}"
+                for name in ("value", "control")
+                if not agree(old[name], new[name], old["bound"])
+            ]
+    return lines
+
+
+def agree(old: float | None, new: float | None, bound: float | None) -> bool:
+    """Whether two numbers are the same measurement.
+
+    Residuals at or below a bound that is itself rounding (1e-9 and less) differ from machine to machine: there the
+    side of the bound is compared, which the verdict does. All other numbers agree to 2 %, which leaves room for the
+    order of summation in the first steps of a training run, and for nothing else.
+
+    Example:
+        >>> agree(3e-16, 5e-15, bound=1e-12), agree(0.1, 0.2, bound=0.5)
+        (True, False)
+    """
+    if old is None or new is None or bound is None:
+        return old is new
+    if bound <= 1e-9 and max(abs(old), abs(new)) <= bound:
+        return True
+    return old == new or math.isclose(old, new, rel_tol=0.02, abs_tol=1e-3 * bound)
+
+
+def record(root: Path, profile: str, verdicts: dict[str, dict]) -> list[Path]:
+    """Store verdicts as the recorded ones, and in the registry the page of each claim."""
+    files = [write_if_changed(root / "data" / "verdicts" / f"{profile}.json", to_json(verdicts))]
+    for path in sorted((root / "data" / "claims").glob("*.yaml")):
+        lines, claim = [], ""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("- id: "):
+                claim = line.removeprefix("- id: ").strip()
+            if line.startswith("  page: ") and claim in verdicts:
+                line = f"  page: {verdicts[claim]['page']}"
+            lines.append(line)
+        files.append(write_if_changed(path, "\n".join(lines) + "\n"))
+    return files
