@@ -1,0 +1,65 @@
+"""The site: a Sphinx extension that shows the ledger, themes the figures and keeps pages accessible and offline.
+
+It reads what the pipeline left beside the staged sources, ``build/<profile>/{site/,verdicts.json,runs.json}``, and the
+registry ``data/claims``; it computes nothing. What pages can use:
+
+- ``{claim}`E-fig1```: a verdict mark that links to the claim's row; an unknown claim is a warning.
+- ``{ledger-summary}``, ``{ledger-claims}``, ``{ledger-errata}`` and ``{paper-cards}``: see :mod:`.site_ledger`.
+- ``{run-status}``: what every page cost, see :mod:`.site_runs`.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from normdyn.book import site_html, site_ledger, site_notebooks, site_runs
+
+STATIC = Path(__file__).parent / "static"
+MATHJAX = ("tex-chtml.js", "input/tex/extensions/*.js", "output/chtml/fonts/woff-v2/*.woff")
+
+
+def mathjax_files() -> dict[str, Path]:
+    """The part of the vendored MathJax 3 that the pages load, by its path below ``_static/mathjax``.
+
+    Raises:
+        FileNotFoundError: the package ``sphinx-mathjax-offline``, which carries MathJax, is not installed.
+    """
+    package = find_spec("sphinx-mathjax-offline")
+    if package is None:
+        raise FileNotFoundError("MathJax is not installed: pip install sphinx-mathjax-offline")
+    folder = Path(package.submodule_search_locations[0], "static", "mathjax")
+    return {str(path.relative_to(folder)): path for pattern in MATHJAX for path in sorted(folder.glob(pattern))}
+
+
+def serve_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Copy MathJax into the finished site, once."""
+    if error is None and app.builder.format == "html":
+        for name, source in mathjax_files().items():
+            target = Path(app.outdir, "_static", "mathjax", name)
+            if not target.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copyfile(source, target)
+
+
+def configure(app: Sphinx, config: Any) -> None:
+    """Set what every page needs and no author should have to think of."""
+    config.html_static_path.append(str(STATIC))
+    config.mathjax_path = "mathjax/tex-chtml.js"
+    # Formulas are no tab stops of their own; screen readers get the MathML that MathJax puts beside each.
+    config.mathjax3_config = {"options": {"enableMenu": False, "enableAssistiveMml": True}} | (
+        config.mathjax3_config or {}
+    )
+    app.add_css_file("normdyn.css", priority=900)
+    app.add_js_file("normdyn.js", loading_method="defer")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the extension."""
+    app.connect("config-inited", configure)
+    app.connect("build-finished", serve_mathjax)
+    for part in (site_ledger, site_runs, site_html, site_notebooks):
+        part.setup(app)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,401 @@
+"""The ledger on the site: verdict marks, the table of claims, the errata, the papers.
+
+Rows come from ``data/claims/<paper>.yaml``, verdicts from ``verdicts.json`` of the profile. A claim's row is found at
+``claims.html#claim-<id>``, the cell that decided it at ``<page>.html#evidence-<id>``.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+log = logging.getLogger(__name__)
+
+CLAIMS = "claims"  # the page with the table of claims
+NOT_YET = "not-yet"
+LABELS = {
+    "holds": "holds",
+    "holds-with-correction": "holds, corrected",
+    "fails": "fails",
+    "qualitative": "qualitative",
+    "open": "open",
+    "not-checkable": "not checkable",
+    NOT_YET: "not yet written",
+}
+MEANING = {
+    "holds": "The statement as printed stays within its bound, and its control misses the bound.",
+    "holds-with-correction": "As printed it misses; the corrected statement beside it stays within the bound.",
+    "fails": "A measured counterexample violates it.",
+    "qualitative": "A tendency without a sharp number; it was seen, and the control does not show it.",
+    "open": "Not decided; the row says what is missing.",
+    "not-checkable": "An opinion, a citation or a matter outside of mathematics and experiment.",
+    NOT_YET: "The chapter that will decide it is not written.",
+}
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Rows of the registry and the verdicts of one profile."""
+
+    rows: dict[str, dict[str, Any]]
+    verdicts: dict[str, dict[str, Any]]
+    papers: tuple[dict[str, Any], ...]
+    files: tuple[Path, ...]
+
+    def verdict(self, claim: str) -> str:
+        """The verdict, or ``not-yet``."""
+        return self.verdicts.get(claim, {}).get("verdict", NOT_YET)
+
+    def of(self, paper: str) -> list[dict[str, Any]]:
+        """The rows of one paper, in the order of its registry."""
+        return [row for row in self.rows.values() if row["paper"] == paper]
+
+    def count(self, paper: str | None = None) -> Counter:
+        """How many rows have which verdict."""
+        return Counter(self.verdict(row["id"]) for row in (self.of(paper) if paper else self.rows.values()))
+
+
+def read_ledger(claims: Path, verdicts: Path, papers: list[dict[str, Any]]) -> Ledger:
+    """Read the registry and the verdicts; a missing verdict file means that nothing is decided yet.
+
+    Raises:
+        ValueError: two rows carry one id.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    files = sorted(claims.glob("*.yaml"))
+    for file in files:
+        for row in yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader):
+            if row["id"] in rows:
+                raise ValueError(f"{file.name}: the id {row['id']} stands twice in the registry")
+            rows[row["id"]] = {"paper": file.stem, "kind": "claim", "section": "", "core": False} | row
+    decided = json.loads(verdicts.read_text(encoding="utf-8")) if verdicts.is_file() else {}
+    return Ledger(rows, decided, tuple(papers), (*files, verdicts))
+
+
+def repository(app: Sphinx) -> Path:
+    """The root of the book: the nearest folder above the staged sources that has ``data/claims``."""
+    above = (folder for folder in Path(app.srcdir).parents if (folder / "data" / "claims").is_dir())
+    return next(above, Path(app.srcdir))
+
+
+def beside(app: Sphinx, name: str) -> Path:
+    """A file that the pipeline left beside the staged sources; ``NORMDYN_<NAME>`` names another one."""
+    return Path(os.environ.get(f"NORMDYN_{Path(name).stem.upper()}") or Path(app.srcdir).parent / name)
+
+
+def ledger_of(env: BuildEnvironment) -> Ledger:
+    """The ledger, read once a build; the page that asks is read again when the ledger changes."""
+    ledger = getattr(env, "_normdyn_ledger", None)
+    if ledger is None:
+        claims = Path(os.environ.get("NORMDYN_CLAIMS") or repository(env.app) / "data" / "claims")
+        ledger = read_ledger(claims, beside(env.app, "verdicts.json"), env.config.normdyn_papers)
+        env._normdyn_ledger = ledger
+    for file in filter(Path.is_file, ledger.files):
+        env.note_dependency(str(file))
+    return ledger
+
+
+def forget(app: Sphinx, env: BuildEnvironment, *_: Any) -> None:
+    """A stored environment must not carry the ledger of an earlier build."""
+    env._normdyn_ledger = None
+
+
+# ---------------------------------------------------------------------------------------------------------------- HTML
+
+
+def rich(text: str) -> str:
+    """One line of the registry as HTML: ``$...$`` is mathematics, backquotes are code.
+
+    Example:
+        >>> rich("$a<b$ in `f`")
+        '<span class="math notranslate nohighlight">\\\\(a&lt;b\\\\)</span> in <code>f</code>'
+    """
+    out = []
+    for i, part in enumerate(re.split(r"\$([^$]+)\$", str(text))):
+        part = escape(part, quote=False)
+        out.append(
+            f'<span class="math notranslate nohighlight">\\({part}\\)</span>'
+            if i % 2
+            else re.sub("`([^`]+)`", r"<code>\1</code>", part)
+        )
+    return "".join(out)
+
+
+def number(value: float | None) -> str:
+    """A number as a reader wants it: two digits, an exact zero as 0.
+
+    Example:
+        >>> number(0.0), number(3.14159e-16), number(12.0), number(None)
+        ('0', '3.1e-16', '12', '–')
+    """
+    if value is None:
+        return "–"
+    return "0" if value == 0 else f"{value:.1e}" if abs(value) < 1e-2 or abs(value) >= 1e4 else f"{value:.3g}"
+
+
+def mark(verdict: str, href: str = "", claim: str = "") -> str:
+    """A verdict as a small mark: a colour, a sign and a word."""
+    name = f'<span class="visually-hidden">{escape(claim)} </span>' if claim else ""
+    tag, link = ("a", f' href="{escape(href)}"') if href else ("span", "")
+    return f'<{tag} class="verdict-mark verdict-{verdict}"{link}>{name}{LABELS[verdict]}</{tag}>'
+
+
+def numbers(entry: dict[str, Any]) -> str:
+    """Measured value, bound and control of a decided claim."""
+    if entry.get("value") is None:
+        return ""
+    pairs = (("measured", "value"), ("bound", "bound"), ("control", "control"))
+    return (
+        '<dl class="ledger-numbers">'
+        + "".join(f"<dt>{name}</dt><dd>{number(entry.get(key))}</dd>" for name, key in pairs)
+        + "</dl>"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- roles, directives
+
+
+class Ledgered(SphinxDirective):
+    """A directive that shows part of the ledger."""
+
+    def ledger(self) -> Ledger:
+        return ledger_of(self.env)
+
+    def link(self, page: str, anchor: str = "") -> str:
+        """Where another page lies, seen from this one; empty if the book has no such page."""
+        if page not in self.env.found_docs:
+            return ""
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, page)
+        return f"{uri}#{anchor}" if anchor else uri
+
+    def evidence(self, claim: str) -> str:
+        """Where the cell lies that decided a claim."""
+        page = self.ledger().verdicts.get(claim, {}).get("page")
+        return self.link(page, f"evidence-{claim}") if page else ""
+
+    def paper(self, key: str) -> dict[str, Any]:
+        for paper in self.ledger().papers:
+            if paper["key"] == key:
+                return paper
+        raise self.error(f"no paper {key}: choose one of {', '.join(p['key'] for p in self.ledger().papers)}")
+
+    def html(self, text: str) -> list[nodes.Node]:
+        self.env.get_domain("math").data["has_equations"][self.env.docname] = True
+        return [nodes.raw("", text, format="html")]
+
+
+class Claim(SphinxRole):
+    """``{claim}`E-fig1```: the verdict of a claim, linked to its row."""
+
+    def run(self):
+        ledger, claim = ledger_of(self.env), self.text.strip()
+        if claim not in ledger.rows:
+            log.warning(
+                "claim %s is not in the registry", claim, location=self.get_location(), type="normdyn", subtype="claim"
+            )
+            return [nodes.literal("", claim)], []
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, CLAIMS)
+        return [nodes.raw("", mark(ledger.verdict(claim), f"{uri}#claim-{claim}", claim), format="html")], []
+
+
+class Summary(Ledgered):
+    """``{ledger-summary}``: how many claims of each paper have which verdict, as a table."""
+
+    def run(self):
+        ledger = self.ledger()
+        present = [v for v in LABELS if ledger.count()[v] or v != NOT_YET]
+        head = "".join(f'<th scope="col">{mark(v)}</th>' for v in present)
+        body = "".join(self.row(ledger, paper, present) for paper in ledger.papers)
+        foot = '<tr><th scope="row">All</th>' + self.cells(ledger.count(), present) + "</tr>"
+        return self.html(
+            '<div class="ledger-scroll"><table class="ledger-summary"><caption class="visually-hidden">Claims of each paper by verdict</caption>'
+            f'<thead><tr><th scope="col">Paper</th>{head}<th scope="col">all</th></tr></thead>'
+            f"<tbody>{body}</tbody><tfoot>{foot}</tfoot></table></div>"
+        )
+
+    def row(self, ledger: Ledger, paper: dict[str, Any], present: list[str]) -> str:
+        href, count = f"{self.link(CLAIMS)}?paper={paper['key']}", ledger.count(paper["key"])
+        name = f'<a href="{href}"><b>{paper["key"]}</b> {escape(paper["title"])}</a>'
+        return f'<tr><th scope="row">{name}</th>{self.cells(count, present, href)}</tr>'
+
+    @staticmethod
+    def cells(count: Counter, present: list[str], href: str = "") -> str:
+        def cell(verdict: str) -> str:
+            n = count[verdict]
+            shown = f'<a href="{href}&amp;verdict={verdict}">{n}</a>' if n and href else str(n or "·")
+            return f"<td>{shown}</td>"
+
+        return "".join(map(cell, present)) + f"<td>{count.total()}</td>"
+
+
+class Meanings(Ledgered):
+    """``{ledger-verdicts}``: what each verdict means."""
+
+    def run(self):
+        items = "".join(f"<dt>{mark(v)}</dt><dd>{text}</dd>" for v, text in MEANING.items())
+        return self.html(f'<dl class="ledger-verdicts">{items}</dl>')
+
+
+class Sentence(Ledgered):
+    """``{ledger-sentence}``: the counts in one sentence, for the front page."""
+
+    def run(self):
+        count = self.ledger().count()
+        decided = count.total() - count[NOT_YET]
+        parts = ", ".join(f"<b>{count[v]}</b> {mark(v)}" for v in LABELS if v != NOT_YET and count[v])
+        rest = f" The other <b>{count[NOT_YET]}</b> wait for their chapters." if count[NOT_YET] else ""
+        return self.html(
+            f'<p class="ledger-sentence">The papers make <b>{count.total()}</b> claims that we number. '
+            f"<b>{decided}</b> are decided{': ' + parts if parts else ''}.{rest}</p>"
+        )
+
+
+class Claims(Ledgered):
+    """``{ledger-claims} E``: every claim of a paper, or of all without an argument, with a filter above the table."""
+
+    optional_arguments = 1
+
+    def run(self):
+        ledger = self.ledger()
+        keys = [self.paper(self.arguments[0])["key"]] if self.arguments else [p["key"] for p in ledger.papers]
+        rows = [row for key in keys for row in ledger.of(key)]
+        body = "".join(self.row(row) for row in rows)
+        return self.html(
+            f'<form class="ledger-filter" role="search" aria-label="Filter claims" hidden>{self.filters(keys, rows)}'
+            f'<output class="ledger-found">{len(rows)} claims</output></form>'
+            '<table class="ledger"><thead><tr><th scope="col">Claim</th><th scope="col">Statement</th><th scope="col">Verdict</th></tr></thead>'
+            f"<tbody>{body}</tbody></table>"
+        )
+
+    def filters(self, keys: list[str], rows: list[dict[str, Any]]) -> str:
+        def select(name: str, values: Iterator[tuple[str, str]]) -> str:
+            options = "".join(f'<option value="{escape(v)}">{escape(text)}</option>' for v, text in values)
+            return f'<label>{name} <select name="{name}"><option value="">all</option>{options}</select></label>'
+
+        kinds = Counter(row["kind"] for row in rows)
+        verdicts = Counter(self.ledger().verdict(row["id"]) for row in rows)
+        papers = (
+            select("paper", ((key, f"{key} · {self.paper(key)['title']}") for key in keys)) if len(keys) > 1 else ""
+        )
+        return (
+            papers
+            + select("kind", ((kind, f"{kind} ({n})") for kind, n in sorted(kinds.items())))
+            + select("verdict", ((v, f"{LABELS[v]} ({verdicts[v]})") for v in LABELS if verdicts[v]))
+            + '<label>text <input type="search" name="text" autocomplete="off"></label>'
+            + '<label class="ledger-core"><input type="checkbox" name="core" value="true"> core results only</label>'
+        )
+
+    def row(self, row: dict[str, Any]) -> str:
+        claim, entry = row["id"], self.ledger().verdicts.get(row["id"], {})
+        verdict, where = self.ledger().verdict(claim), self.evidence(claim)
+        core = ' <span class="ledger-core-mark">core</span>' if row["core"] else ""
+        below = "".join(
+            f'<p class="ledger-{name}"><b>{label}.</b> {rich(entry[key])}</p>'
+            for name, key, label in (
+                ("correction", "correction", "Counterexample" if verdict == "fails" else "Correction"),
+                ("note", "note", "Note"),
+            )
+            if entry.get(key)
+        )
+        decided = (
+            f'<p class="ledger-where"><a href="{where}">the deciding cell<span class="visually-hidden"> of {claim}</span></a></p>'
+            if where
+            else ""
+        )
+        return (
+            f'<tr id="claim-{claim}" data-paper="{row["paper"]}" data-kind="{escape(row["kind"])}" data-verdict="{verdict}" data-core="{str(bool(row["core"])).lower()}">'
+            f'<th scope="row"><a class="ledger-id" href="#claim-{claim}">{claim}</a>{core}<span class="ledger-place">{escape(row["kind"])}, {rich(row["section"])}</span></th>'
+            f"<td><p>{rich(row['statement'])}</p>{below}</td>"
+            f"<td>{mark(verdict)}{numbers(entry)}{decided}</td></tr>"
+        )
+
+
+class Errata(Ledgered):
+    """``{ledger-errata} E``: what is printed, what is right and the evidence, core results first."""
+
+    required_arguments = 1
+
+    def run(self):
+        ledger, key = self.ledger(), self.paper(self.arguments[0])["key"]
+        wrong = [row for row in ledger.of(key) if ledger.verdict(row["id"]) in ("fails", "holds-with-correction")]
+        if not wrong:
+            return self.html("<p>Nothing printed has failed so far.</p>")
+        out: list[nodes.Node] = []
+        for title, name, rows in (
+            ("Core results", "core", [r for r in wrong if r["core"]]),
+            ("Further statements", "further", [r for r in wrong if not r["core"]]),
+        ):
+            if rows:
+                section = nodes.section(ids=[f"errata-{key}-{name}"])
+                section += nodes.title("", f"{title} ({len(rows)})")
+                section += self.html("".join(map(self.entry, rows)))
+                out.append(section)
+        return out
+
+    def entry(self, row: dict[str, Any]) -> str:
+        claim, entry = row["id"], self.ledger().verdicts[row["id"]]
+        href, where = self.link(CLAIMS, f"claim-{claim}"), self.evidence(claim)
+        right = "Counterexample" if entry["verdict"] == "fails" else "What is right"
+        note = f"<dt>Note</dt><dd>{rich(entry['note'])}</dd>" if entry.get("note") else ""
+        cell = (
+            f' <a href="{where}">the deciding cell<span class="visually-hidden"> of {claim}</span></a>' if where else ""
+        )
+        return (
+            f'<article class="erratum verdict-{entry["verdict"]}" id="erratum-{claim}" aria-label="{claim}">'
+            f'<p class="erratum-head"><span class="verdict-claim">{claim}</span> {mark(entry["verdict"], href, claim)}'
+            f' <span class="ledger-place">{escape(row["kind"])}, {rich(row["section"])}</span></p>'
+            f"<dl><dt>As printed</dt><dd>{rich(row['statement'])}</dd>"
+            f"<dt>{right}</dt><dd>{rich(entry['correction'])}</dd>{note}"
+            f"<dt>Evidence</dt><dd>{numbers(entry)}{cell}</dd></dl></article>"
+        )
+
+
+class Papers(Ledgered):
+    """``{paper-cards}``: one card a paper, which says how far it is."""
+
+    option_spec = {"class": directives.class_option}
+
+    def run(self):
+        return self.html('<ul class="papers">' + "".join(map(self.card, self.ledger().papers)) + "</ul>")
+
+    def card(self, paper: dict[str, Any]) -> str:
+        count = self.ledger().count(paper["key"])
+        decided, total = count.total() - count[NOT_YET], count.total()
+        href = self.link(f"{paper['folder']}/index") if decided else ""
+        title = f"{paper['key']}. {escape(paper['title'])}"
+        state = "written" if decided == total else "being written" if decided else "not yet written"
+        shown = f"{decided} of {total} claims decided" if decided else f"{total} claims listed"
+        claims = f"{self.link(CLAIMS)}?paper={paper['key']}"
+        return (
+            f'<li class="paper paper-{state.replace(" ", "-")}"><p class="paper-title">'
+            + (f'<a href="{href}">{title}</a>' if href else title)
+            + f'</p><p class="paper-authors">{escape(paper["authors"])}</p><p>{escape(paper["about"])}</p>'
+            f'<p class="paper-state"><span class="paper-badge">{state}</span> <a href="{claims}">{shown}</a></p></li>'
+        )
+
+
+def setup(app: Sphinx) -> None:
+    """Register roles and directives."""
+    app.add_config_value("normdyn_papers", [], "env")
+    app.add_role("claim", Claim())
+    app.add_directive("ledger-summary", Summary)
+    app.add_directive("ledger-sentence", Sentence)
+    app.add_directive("ledger-verdicts", Meanings)
+    app.add_directive("ledger-claims", Claims)
+    app.add_directive("ledger-errata", Errata)
+    app.add_directive("paper-cards", Papers)
+    app.connect("env-before-read-docs", forget)
+    app.connect("env-updated", forget)
