@@ -17,7 +17,7 @@ PYTHON = VENV / "bin" / "python"
 
 def fingerprint():
     """Hash of everything that the installation depends on."""
-    parts = [b"%d.%d" % sys.version_info[:2], str(VENV).encode()]
+    parts = [repr(sys.version_info[:2]).encode(), str(VENV).encode()]
     parts += [(HERE / name).read_bytes() for name in ("run.txt", "dev.txt", "torch.txt", "environment.py")]
     parts += [(ROOT / "pyproject.toml").read_bytes()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
@@ -25,22 +25,22 @@ def fingerprint():
 
 def run(*command):
     """Run a command; on failure say which and stop."""
-    result = subprocess.run([str(part) for part in command], cwd=str(ROOT))
+    result = subprocess.run([str(part) for part in command], cwd=ROOT)
     if result.returncode:
-        sys.exit("environment: failed (exit %d): %s" % (result.returncode, " ".join(map(str, command))))
+        sys.exit(f"environment: failed (exit {result.returncode}): {' '.join(map(str, command))}")
 
 
 def usable():
     """Whether .venv is whole and made by this version of Python."""
-    check = "import pip, sys; sys.exit(sys.version_info[:2] != (%d, %d))" % sys.version_info[:2]
-    return PYTHON.exists() and subprocess.run([str(PYTHON), "-c", check], stderr=subprocess.DEVNULL).returncode == 0
+    check = f"import pip, sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+    return PYTHON.exists() and subprocess.run([PYTHON, "-c", check], stderr=subprocess.DEVNULL).returncode == 0
 
 
 def install():
     """The locked packages with their hashes, then torch with the libraries its build needs, then normdyn itself."""
     print("environment: installing the locked packages into .venv", flush=True)
     if not usable():
-        shutil.rmtree(str(VENV), ignore_errors=True)
+        shutil.rmtree(VENV, ignore_errors=True)
         run(sys.executable, "-m", "venv", VENV)
     pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
     run(*pip, "--no-deps", "--require-hashes", "-r", HERE / "dev.txt")
@@ -49,19 +49,14 @@ def install():
 
 
 def main():
-    if sys.version_info < (3, 11):
-        sys.exit(
-            "Python %d.%d is too old (%s): Python 3.11 or newer is needed; choose one with make PYTHON=python3.11"
-            % (sys.version_info[0], sys.version_info[1], sys.executable)
-        )
-    fcntl.flock(os.open(str(HERE), os.O_RDONLY), fcntl.LOCK_EX)  # a second make waits, and then finds all done
+    fcntl.flock(os.open(HERE, os.O_RDONLY), fcntl.LOCK_EX)  # a second make waits, and then finds all done
     current = fingerprint()
     if not (STAMP.exists() and STAMP.read_text() == current and PYTHON.exists()):
         STAMP.exists() and STAMP.unlink()
         install()
         temporary = STAMP.with_suffix(".tmp")
         temporary.write_text(current)
-        os.replace(str(temporary), str(STAMP))
+        os.replace(temporary, STAMP)
 
 
 if __name__ == "__main__":

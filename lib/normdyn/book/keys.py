@@ -122,7 +122,11 @@ def named_data(text: str) -> set[str]:
     tree = _parse(text)
     found = set()
     for node in ast.walk(tree) if tree else ():
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"data/[\w./-]+", node.value):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.fullmatch(r"data/[\w./-]+", node.value)
+        ):
             found.add(node.value.rstrip("/"))
     return {name for name in found if not name.startswith(LEDGER) and ".." not in name}
 

@@ -108,7 +108,9 @@ def read(source: Path):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     if sum("parameters" in tags(cell) for cell in code_cells(notebook)) != 1:
-        raise BookError(f"{source}: a chapter with code has exactly one cell tagged 'parameters' (profile, seed, device)")
+        raise BookError(
+            f"{source}: a chapter with code has exactly one cell tagged 'parameters' (profile, seed, device)"
+        )
     return notebook
 
 

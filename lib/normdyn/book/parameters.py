@@ -50,7 +50,9 @@ def parse(profile: str = "quick", device: str = "auto", seed: str = "0", jobs: s
         raise BadParameter(f"SEED={seed} is not allowed: give a whole number from 0 to 999999999")
     cores = len(os.sched_getaffinity(0))
     if not re.fullmatch(r"|[1-9]\d{0,3}", jobs):
-        raise BadParameter(f"JOBS={jobs} is not allowed: give a whole number from 1 up (this machine has {cores} cores)")
+        raise BadParameter(
+            f"JOBS={jobs} is not allowed: give a whole number from 1 up (this machine has {cores} cores)"
+        )
     return Parameters(profile, resolve_device(device), int(seed), int(jobs or cores))
 
 
@@ -62,7 +64,9 @@ def resolve_device(device: str) -> str:
         return "cpu"
     found = cuda_devices() > 0
     if device == "cuda" and not found:
-        raise BadParameter("DEVICE=cuda is not possible: this machine has no CUDA device; choose DEVICE=auto or DEVICE=cpu")
+        raise BadParameter(
+            "DEVICE=cuda is not possible: this machine has no CUDA device; choose DEVICE=auto or DEVICE=cpu"
+        )
     if device == "cuda" and not torch_has_cuda():
         raise BadParameter(
             "DEVICE=cuda is not possible: the installed torch is built for the CPU; choose DEVICE=cpu "

@@ -15,7 +15,7 @@ FIELDS = ("verdict", "value", "bound", "control", "page", "note", "correction")
 
 
 def read_papers(root: Path) -> list[dict]:
-    """The papers, in the order of the book: the list ``normdyn_papers`` of ``_config.yml`` (key, folder, title, ...)."""
+    """The papers in the order of the book: ``normdyn_papers`` in ``_config.yml``, with key, folder, title and more."""
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     return config.get("sphinx", {}).get("config", {}).get("normdyn_papers", [])
 

@@ -1,0 +1,56 @@
+# Two commands do everything: `make book` and `make test`. Options are given as NAME=value.
+SHELL := bash
+.SHELLFLAGS := -eo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PROFILE ?= quick
+DEVICE ?= auto
+SEED ?= 0
+JOBS ?=
+
+VENV := .venv/bin/python
+OPTIONS = --profile "$(PROFILE)" --device "$(DEVICE)" --seed "$(SEED)" --jobs "$(JOBS)"
+BUILD = $(VENV) -m normdyn.book
+
+.PHONY: help book test chapter verdicts bench lock environment parameters clean distclean
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PROFILE=quick|paper  DEVICE=auto|cpu|cuda  SEED=0  JOBS=number of cores  PYTHON=python3 (3.11 or newer)'
+
+book: environment ## create the environment, execute the chapters that are not current, build the site
+	@$(BUILD) build $(OPTIONS)
+
+test: environment ## everything that has to pass: book, units, notebooks, claims, site in a browser
+	@$(VENV) -m normdyn.book.check $(OPTIONS)
+
+chapter: environment ## execute one chapter and show its verdicts: make chapter PAGE=weight-balancing/convergence
+	@$(BUILD) chapter "$(PAGE)" $(OPTIONS)
+
+verdicts: book ## record the verdicts of this build in data/verdicts
+	@$(BUILD) verdicts $(OPTIONS)
+
+bench: environment ## speed, as ratios against the plain way
+	@OMP_NUM_THREADS=1 $(VENV) benchmarks/run.py
+
+lock: environment ## rewrite the locks from requirements/*.in (UPGRADE=--upgrade renews the versions)
+	@UPGRADE="$(UPGRADE)" requirements/lock.sh
+
+environment: parameters
+	@$(PYTHON) requirements/environment.py
+
+# Wrong words and a wrong Python are told in one line, before anything is installed or computed.
+parameters:
+	@command -v "$(PYTHON)" >/dev/null || { echo 'PYTHON=$(PYTHON) is not a command: give a Python 3.11 or newer' >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d is too old (PYTHON=$(PYTHON)): 3.11 or newer is needed" % v[:2])'
+	@$(PYTHON) lib/normdyn/book/parameters.py 'PROFILE=$(PROFILE)' 'DEVICE=$(DEVICE)' 'SEED=$(SEED)' 'JOBS=$(JOBS)' \
+		$(if $(filter chapter,$(MAKECMDGOALS)),'PAGE=$(PAGE)')
+
+clean: ## remove what was built
+	@rm -rf build .snakemake .pytest_cache .ruff_cache
+
+distclean: clean ## remove what was built and the environment
+	@rm -rf .venv

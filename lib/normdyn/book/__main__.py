@@ -1,0 +1,82 @@
+"""The command line of the book: ``python -m normdyn.book <step> ...``."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from normdyn.book.pages import BookError
+from normdyn.book.parameters import BadParameter, Parameters, check_page, parse
+
+STEPS = {
+    "build": "execute what is not current, and build the site",
+    "plan": "list the chapters that are not current, and why",
+    "chapter": "execute one chapter and show its verdicts",
+    "execute": "execute one chapter (what Snakemake calls)",
+    "verdicts": "record the verdicts of the last build in data/verdicts",
+}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one step. Exit status: 0, or 1 for a failure, 2 for a parameter that is not allowed, 130 if interrupted."""
+    from normdyn.book import build
+    from normdyn.book.execute import ChapterFailed
+    from normdyn.book.execute import main as execute
+    from normdyn.book.merge import Stale
+
+    given = _arguments(words)
+    try:
+        parameters = parse(given.profile, given.device, given.seed, given.jobs)
+        root = Path(given.root).resolve()
+        match given.step:
+            case "build":
+                build.build(root, parameters, fresh_site=given.fresh_site)
+            case "plan":
+                _plan(root, parameters)
+            case "chapter":
+                build.chapter(root, check_page(root, given.page), parameters)
+            case "execute":
+                return execute(root, check_page(root, given.page), parameters)
+            case "verdicts":
+                build.record(root, parameters)
+    except BadParameter as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    except (build.BuildFailed, BookError, ChapterFailed, Stale) as problem:
+        print(f"\n{problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nbook: interrupted; what is finished is kept, and the next run goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _plan(root: Path, parameters: Parameters) -> None:
+    from normdyn.book import build, pages
+    from normdyn.book.execute import executed_run
+    from normdyn.book.keys import page_key
+
+    layout = pages.Layout(root, parameters.profile)
+    for page in build.plan(layout, parameters, pages.notebooks(root)):
+        print(f"{page}: {build.why(page_key(root, page, parameters), executed_run(layout, page))}")
+
+
+def _arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m normdyn.book", description=__doc__)
+    steps = parser.add_subparsers(dest="step", required=True)
+    for name, text in STEPS.items():
+        step = steps.add_parser(name, help=text, description=text)
+        if name in ("chapter", "execute"):
+            step.add_argument("page", help="path of the chapter below chapters/, without suffix")
+        if name == "build":
+            step.add_argument("--fresh-site", action="store_true", help="build the site from scratch")
+        step.add_argument("--profile", default="quick", help="quick or paper")
+        step.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        step.add_argument("--seed", default="0", help="a whole number")
+        step.add_argument("--jobs", default="", help="chapters at once; default: all cores")
+        step.add_argument("--root", default=os.curdir, help="the root of the book")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""Building: plan by keys, execute through Snakemake what is not current, stage, collect verdicts, make the site."""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from normdyn.book import merge, pages, verdicts
+from normdyn.book.execute import execute, executed_run, format_report
+from normdyn.book.files import digest, to_json, tree_digest, write_if_changed, write_whole
+from normdyn.book.keys import Key, page_key
+from normdyn.book.pages import BookError, Layout
+from normdyn.book.parameters import Parameters
+
+
+class BuildFailed(Exception):
+    """The build stopped; the message is the report. What is finished is kept, and the last good site left alone."""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def build(root: Path, parameters: Parameters, *, fresh_site: bool = False) -> Path:
+    """Everything from chapters to the site; returns its folder.
+
+    Args:
+        fresh_site: Forget what Sphinx read before, so that warnings of pages that did not change are seen again.
+
+    Raises:
+        BuildFailed: a chapter, the verdicts or the site failed.
+        BookError: the sources are wrong.
+    """
+    clock = time.perf_counter()
+    layout = Layout(root, parameters.profile)
+    with alone(root):
+        names = pages.notebooks(root)
+        waiting = plan(layout, parameters, names)
+        if waiting:
+            run_chapters(layout, parameters, waiting)
+        stage(layout, parameters)
+        made = make_site(layout, fresh=fresh_site)
+    seconds = time.perf_counter() - clock
+    site = "site built" if made else "site unchanged"
+    say(f"book: {len(waiting)} of {len(names)} chapters executed, {site}, {seconds:.1f} s: {layout.html}/index.html")
+    return layout.html
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the lock of the book: a second build says whom it waits for, waits, and then finds everything done.
+
+    The system lets go of the lock when its holder ends, however it ends.
+    """
+    (root / "build").mkdir(parents=True, exist_ok=True)
+    with open(root / "build" / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            say(f"book: another build is running (process {lock.read().strip() or 'unknown'}); waiting for it to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def plan(layout: Layout, parameters: Parameters, names: list[str]) -> list[str]:
+    """The pages whose current key is not executed.
+
+    Writes each one's key to ``build/<profile>/keys``: the file is newer than the executed notebook exactly if the page
+    has to be executed, which is what Snakemake, or any engine that goes by time stamps, needs to know.
+    """
+    waiting = []
+    for page in names:
+        key = page_key(layout.root, page, parameters)
+        run = executed_run(layout, page)
+        if run.get("key") != key.key:
+            write_whole(layout.key(page), to_json({"key": key.key, "parts": key.parts, "because": why(key, run)}))
+            waiting.append(page)
+    return waiting
+
+
+def why(key: Key, run: dict) -> str:
+    """Why a page has to be executed, in a few words."""
+    return ", ".join(key.changes(run["parts"])) + " changed" if run else "not executed yet"
+
+
+def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> None:
+    """Let Snakemake execute pages in parallel, a line for each one that ends.
+
+    Raises:
+        BuildFailed: with a short report of every chapter that failed; the others are finished first.
+    """
+    at_once = min(parameters.jobs, len(waiting))
+    say(f"book: executing {len(waiting)} chapters ({parameters.profile}, {parameters.device}, {at_once} at once)")
+    for page in waiting:
+        layout.failure(page).unlink(missing_ok=True)
+        say(f"  {page}: {json.loads(layout.key(page).read_text(encoding='utf-8'))['because']}")
+    log = layout.build / "logs" / "snakemake.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    ended = 0
+    with open(log, "w", encoding="utf-8") as stream, _snakemake(layout, parameters, waiting) as engine:
+        try:
+            for line in engine.stdout:
+                stream.write(line)
+                if line.startswith("@"):
+                    ended += 1
+                    state, page, seconds = line[1:].split(maxsplit=2)
+                    say(f"[{ended}/{len(waiting)}] {page}: {state} in {seconds.strip()}")
+        except BaseException:
+            engine.send_signal(signal.SIGINT)
+            raise
+    reports = [layout.failure(page) for page in waiting if layout.failure(page).exists()]
+    if reports:
+        texts = [format_report(json.loads(path.read_text(encoding="utf-8"))) for path in reports]
+        texts.append(f"{len(reports)} of {len(waiting)} chapters failed; the finished ones are kept")
+        raise BuildFailed("\n\n".join(texts))
+    if engine.returncode:
+        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
+        raise BuildFailed(f"{tail}snakemake failed (exit {engine.returncode}); log: {log}")
+
+
+def _snakemake(layout: Layout, parameters: Parameters, waiting: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--cores", str(parameters.jobs)]
+    command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--scheduler", "greedy"]
+    command += ["--resources", "gpu=1", "--quiet", "rules", "host", "reason", "--nocolor"]
+    command += ["--config", *(f"{name}={getattr(parameters, name)}" for name in ("profile", "device", "seed", "jobs"))]
+    command += ["--", *(str(layout.executed(page).relative_to(layout.root)) for page in waiting)]
+    return subprocess.Popen(
+        command,
+        cwd=layout.root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        preexec_fn=_end_with_parent,
+    )
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this process when the launcher is killed, so that no second engine runs beside the next one."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
+
+
+def stage(layout: Layout, parameters: Parameters) -> None:
+    """Write everything that the site is made of to ``build/<profile>/site``, and remove what is no longer part of it.
+
+    Raises:
+        Stale: a page is not current, which a build that got here has ruled out.
+    """
+    names, executed = pages.pages(layout.root), pages.notebooks(layout.root)
+    layout.staged.mkdir(parents=True, exist_ok=True)
+    kept = [_copy(layout.root / name, layout.staged / name) for name in ("_config.yml", "_toc.yml")]
+    for page in names:
+        if page in executed:
+            kept += merge.merge(layout, page, parameters)
+        else:
+            kept.append(_copy(layout.source(page), layout.staged / f"{page}.md"))
+    chapters = layout.root / "chapters"
+    for path in sorted(chapters.rglob("*")):
+        if path.is_file() and path.suffix not in (".md", ".ipynb") and not path.name.startswith("."):
+            kept.append(_copy(path, layout.staged / path.relative_to(chapters)))
+    write_if_changed(layout.build / "verdicts.json", to_json(verdicts.collect(layout, executed)))
+    write_if_changed(layout.build / "runs.json", to_json(merge.runs(layout, executed)))
+    wanted = {path.resolve() for path in kept}
+    for path in [p for p in layout.staged.rglob("*") if p.is_file() and p.resolve() not in wanted]:
+        path.unlink()
+
+
+def _copy(source: Path, target: Path) -> Path:
+    return write_if_changed(target, source.read_bytes())
+
+
+def make_site(layout: Layout, *, fresh: bool = False) -> bool:
+    """Build the site from the staged folder, warnings being errors; say whether there was something to do.
+
+    The published folder is replaced by a whole new one, and only when the build succeeded.
+
+    Raises:
+        BuildFailed: with the warnings; Sphinx forgets what it read, so that the next build sees them again.
+    """
+    work, stamp = layout.build / "work", layout.build / "site.sha256"
+    machinery = _machinery_digest(layout)
+    tables = [layout.build / "verdicts.json", layout.build / "runs.json"]
+    tables += sorted((layout.root / "data" / "claims").glob("*.yaml"))
+    current = digest(tree_digest(layout.staged), machinery, *(path.read_bytes() for path in tables))
+    if not fresh and (layout.html / "index.html").is_file() and stamp.is_file() and stamp.read_text() == current:
+        return False
+    if fresh or not (work / "machinery.sha256").is_file() or (work / "machinery.sha256").read_text() != machinery:
+        shutil.rmtree(work, ignore_errors=True)
+    write_whole(work / "machinery.sha256", machinery)
+    stamp.unlink(missing_ok=True)
+    say("book: building the site")
+    log = layout.build / "logs" / "jupyter-book.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [str(program), "build", str(layout.staged), "--path-output", str(work)]
+    command += ["-W", "-n", "--keep-going", "--quiet"]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("SPHINX")} | {"NO_COLOR": "1"}
+    with open(log, "w", encoding="utf-8") as stream:
+        result = subprocess.run(command, cwd=layout.build, stdout=stream, stderr=subprocess.STDOUT, env=variables)
+    built = work / "_build" / "html"
+    if result.returncode or not (built / "index.html").is_file():
+        shutil.rmtree(work, ignore_errors=True)
+        raise BuildFailed(_site_report(layout, log))
+    fresh_copy, old = layout.build / "html.new", layout.build / "html.old"
+    for folder in (fresh_copy, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(built, fresh_copy)
+    if layout.html.exists():
+        layout.html.rename(old)
+    fresh_copy.rename(layout.html)
+    shutil.rmtree(old, ignore_errors=True)
+    write_whole(stamp, current)
+    return True
+
+
+def _machinery_digest(layout: Layout) -> str:
+    """Hash of what shapes every page: the site's extension, its settings, the set of pages, the locked versions."""
+    here = Path(__file__).parent
+    files = sorted([*here.glob("site*.py"), *(p for p in (here / "static").rglob("*") if p.is_file())])
+    files += [layout.staged / "_config.yml", layout.staged / "_toc.yml", layout.root / "requirements" / "dev.txt"]
+    staged = sorted(
+        str(p.relative_to(layout.staged)) for p in layout.staged.rglob("*") if p.suffix in (".md", ".ipynb")
+    )
+    return digest(*(path.read_bytes() for path in files if path.is_file()), *staged)
+
+
+def _site_report(layout: Layout, log: Path) -> str:
+    """The warnings and errors of a failed site build, with names of chapters instead of staged files."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    found = [line for line in lines if "WARNING" in line or "ERROR" in line or "Error:" in line]
+    texts = [line.replace(f"{layout.staged}/", "chapters/").replace(".ipynb:", ".md:") for line in dict.fromkeys(found)]
+    count = f"the site was not built ({len(texts)} warnings or errors); log: {log.relative_to(layout.root)}"
+    return "\n".join([*(texts[:20] or lines[-10:]), count])
+
+
+def chapter(root: Path, page: str, parameters: Parameters) -> None:
+    """Execute one page if its key is not current, and show its verdicts.
+
+    Raises:
+        ChapterFailed: a cell raised an error.
+    """
+    from normdyn import ledger
+
+    layout = Layout(root, parameters.profile)
+    done = execute(layout, page, parameters)
+    for metadata in merge.outputs_metadata(layout.executed(page)):
+        for stored in metadata.get("evidence", []):
+            say(ledger.line(ledger.Evidence(**stored)))
+    run = executed_run(layout, page)
+    state = "executed" if done else "is current, was executed"
+    say(f"{page} {state} in {run['seconds']:.1f} s, {run['memory'] / 2**20:.0f} MB: {layout.executed(page)}")
+
+
+def record(root: Path, parameters: Parameters) -> None:
+    """Store the verdicts of the last build in ``data/verdicts``."""
+    layout = Layout(root, parameters.profile)
+    path = layout.build / "verdicts.json"
+    if not path.is_file():
+        raise BookError(f"there are no verdicts yet; run make book PROFILE={parameters.profile}")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    verdicts.record(root, parameters.profile, found)
+    say(f"recorded {len(found)} verdicts in data/verdicts/{parameters.profile}.json")
+    for claim in verdicts.missing(root, found):
+        say(f"  still without a verdict: {claim}")
