@@ -13,15 +13,17 @@ norm and its gradient. Everything else costs a vector operation:
 The norm is flat at its minimum, so that an error of 1e-7 in ``z`` costs 1e-14: single precision does for most passes.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from normdyn.problems import RescalingProblem, check_alive, check_exponents, check_graph
+from normdyn.modules import UnsupportedModel, weighted_layers
+from normdyn.problems import RescalingProblem, VacuousUnit, check_alive, check_exponents, check_graph
 from normdyn.rescaling import entrywise_norm, largest_safe_exponent, multiplicative_update, rescale
 
 Method = Literal["auto", "multiplicative", "paper", "enorm"]
@@ -247,3 +249,84 @@ def algorithm_1(
         norms.append(entrywise_norm(W, p=p, q=q))
         factors.append(a.log().abs().max())
     return W, b, {"norm": torch.stack(norms), "factor": torch.tensor(factors, dtype=W.dtype)}
+
+
+class Rebalanced(NamedTuple):
+    """What :func:`rebalance` returns.
+
+    Attributes:
+        model: The network of least norm.
+        history: One entry a pass, see :class:`Minimum`.
+        factors: ``a`` for each layer with weights, by the layer's name; ones for the last.
+        converged: Whether the estimated relative gap went below the tolerance.
+    """
+
+    model: nn.Module
+    history: dict[str, Tensor]
+    factors: dict[str, Tensor]
+    converged: bool
+
+
+def rebalance(
+    model: nn.Module,
+    p: float = 2,
+    q: float = 2,
+    tol: float = 1e-10,
+    method: Method = "auto",
+    inplace: bool = False,
+    max_passes: int = 1000,
+) -> Rebalanced:
+    r"""The functionally identical network whose weights have the least :math:`\|W\|_{p,q}`.
+
+    For Linear and convolution layers in a chain, with positively homogeneous operations between them (ReLU and its
+    relatives, pooling, Flatten, Dropout). A unit is an output feature or an output channel; its regulariser runs over
+    all weights that enter it. Biases are rescaled but not counted, as in the paper.
+
+    Args:
+        model: Left as it is unless ``inplace``. States of an optimiser are not rescaled.
+        p, q: Exponents within a unit and over units; 2 and 2 is the sum of squares that weight decay penalises.
+        tol: Relative gap between the norm and its minimum at which to stop.
+        method: See :func:`minimum_norm`.
+        inplace: Write the new weights into ``model``, after everything else has succeeded.
+
+    Raises:
+        UnsupportedModel: The model has a layer that is not homogeneous or not known, tied weights, branches, a vacuous
+            unit, or a value that is not finite; the message names the layer. It is a ValueError.
+        ValueError: ``p`` or ``q`` is not positive, or the method is unknown.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
+        >>> for layer, weight in zip((model[0], model[2]), (8.0, 2.0)):
+        ...     _ = nn.init.constant_(layer.weight, weight)
+        >>> [w.item() for w in rebalance(model).model.parameters()]
+        [4.0, 4.0]
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_exponents(p, q)
+    layers = weighted_layers(model)
+    try:
+        problem = RescalingProblem.layered([layer.magnitudes(p) for layer in layers], p=p, q=q, precise=tol < 1e-11)
+        found = minimum_norm(problem, method=method, tolerance=tol, max_passes=max_passes)
+    except VacuousUnit as error:
+        unit, source = error.unit - problem.blocks[0].source.stop, layers
+        for layer in source:
+            if unit < layer.units:
+                break
+            unit -= layer.units
+        raise UnsupportedModel(f"{layer.name}: no nonzero weight {error.side} unit {unit}; prune it first") from error
+    z = [found.log_factors[units] for units in problem.layers]
+    weights = {layer.name: layer.rescaled(z[l + 1], z[l]) for l, layer in enumerate(layers)}
+    for name, tensors in weights.items():
+        if not all(value is None or value.isfinite().all() for value in tensors):
+            raise UnsupportedModel(f"{name}: the rescaled weights overflow their dtype; use a wider one")
+    model = model if inplace else copy.deepcopy(model)
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for name, (weight, bias) in weights.items():
+            layer = modules.get(name, model)  # a model that is itself one layer has no name for it
+            layer.weight.copy_(weight)
+            if bias is not None:
+                layer.bias.copy_(bias)
+    factors = {layer.name: z[l + 1].exp() for l, layer in enumerate(layers)}
+    return Rebalanced(model, found.history, factors, found.converged)

@@ -11,6 +11,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+class VacuousUnit(ValueError):
+    """A hidden unit that nothing enters or nothing leaves: no minimum exists.
+
+    Attributes:
+        unit: Its index among all units.
+        side: ``enters`` or ``leaves``.
+    """
+
+    def __init__(self, unit: int, side: str, count: int):
+        self.unit, self.side, self.count = unit, side, count
+        super().__init__(f"unit {unit} is vacuous: no nonzero weight {side} it ({count} such units); remove it first")
+
+
 class Block:
     """Connections from one range of units to another, as sums of ``|w|**p`` over rows and columns.
 
@@ -198,6 +211,4 @@ def check_alive(log_in: Tensor, log_out: Tensor, hidden: Tensor) -> None:
             raise ValueError("the weights hold a value that is not finite")
         dead = (hidden & (values == -torch.inf)).nonzero().flatten().tolist()
         if dead:
-            raise ValueError(
-                f"unit {dead[0]} is vacuous: no nonzero weight {name} it ({len(dead)} such hidden units); remove it first"
-            )
+            raise VacuousUnit(dead[0], name, len(dead))
