@@ -18,13 +18,15 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+import scipy.optimize
 import torch
 from jaxtyping import Bool, Float
+from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor, nn
 
 from normdyn.modules import UnsupportedModel, weighted_layers
 from normdyn.problems import RescalingProblem, VacuousUnit, check_alive, check_exponents, check_graph
-from normdyn.rescaling import entrywise_norm, largest_safe_exponent, multiplicative_update, rescale
+from normdyn.rescaling import entrywise_norm, largest_safe_exponent, multiplicative_update, rescale, scatter
 
 Method = Literal["auto", "multiplicative", "paper", "enorm"]
 METHODS = ("auto", "multiplicative", "paper", "enorm")
@@ -249,6 +251,75 @@ def algorithm_1(
         norms.append(entrywise_norm(W, p=p, q=q))
         factors.append(a.log().abs().max())
     return W, b, {"norm": torch.stack(norms), "factor": torch.tensor(factors, dtype=W.dtype)}
+
+
+def convex_optimum(
+    weights: Sequence[Float[Tensor, "_ _"]] | Float[Tensor, "n n"],
+    *,
+    p: float,
+    q: float,
+    hidden: Bool[Tensor, " n"] | None = None,
+) -> tuple[Float[Tensor, " n"], float]:
+    r"""The minimum by a general convex solver that knows none of the formulas above: the reference for gaps.
+
+    L-BFGS on :math:`\log \|W\|_{p,q}` as a function of ``log a`` with derivatives by autograd, then Newton steps by
+    conjugate gradients as long as they shrink the gradient.
+
+    Args:
+        weights: Layers, or one ``n x n`` matrix together with ``hidden``.
+
+    Returns:
+        ``log a`` for all units, and the norm.
+
+    Source: Saul, eq. (13), for the convexity.
+    """
+    if hidden is None:
+        problem = RescalingProblem.layered(weights, p=p, q=q)
+        hidden, spans = problem.hidden, [(block.target, block.source) for block in problem.blocks]
+    else:
+        check_graph(weights, hidden)
+        weights, spans = [weights], [(slice(None), slice(None))]
+    powers = [W.detach().abs().to(torch.float64) for W in weights]
+    units = [P.max() for P in powers]
+    powers = [P.div_(unit).pow_(p) for P, unit in zip(powers, units, strict=True)]
+
+    def log_norm(free: Tensor) -> Tensor:
+        z = scatter(free, hidden)
+        terms = []
+        for P, unit, (target, source) in zip(powers, units, spans, strict=True):
+            x = -p * z[source]
+            shift = x.max().detach()
+            sums = P @ (x - shift).exp()
+            live = sums > 0
+            terms.append(q * (z[target][live] + unit.log() + (sums[live].log() + shift) / p))
+        return torch.cat(terms).logsumexp(0) / q
+
+    def value_and_gradient(x):
+        free = torch.tensor(x, device=hidden.device, requires_grad=True)
+        value = log_norm(free)
+        return value.item(), torch.autograd.grad(value, free)[0].cpu().numpy()
+
+    size = int(hidden.sum())
+    options = {"maxiter": 20_000, "maxfun": 40_000, "maxcor": 30, "ftol": 0.0, "gtol": 1e-9}
+    x = scipy.optimize.minimize(
+        value_and_gradient, torch.zeros(size).double().numpy(), jac=True, method="L-BFGS-B", options=options
+    ).x
+    for _ in range(20):
+        free = torch.tensor(x, device=hidden.device, requires_grad=True)
+        gradient = torch.autograd.grad(log_norm(free), free, create_graph=True)[0]
+
+        def product(v, free=free, gradient=gradient):
+            v = torch.as_tensor(v.reshape(-1), dtype=torch.float64, device=hidden.device)
+            return torch.autograd.grad(gradient @ v, free, retain_graph=True)[0].cpu().numpy()
+
+        hessian = LinearOperator((size, size), matvec=product, dtype=float)
+        slope = gradient.detach().cpu().numpy()
+        step, _ = cg(hessian, -slope, rtol=1e-4, maxiter=500)
+        if not abs(value_and_gradient(x + step)[1]).max() < 0.5 * abs(slope).max():
+            break
+        x = x + step
+    free = torch.as_tensor(x, device=hidden.device)
+    return scatter(free, hidden), log_norm(free).exp().item()
 
 
 class Rebalanced(NamedTuple):
