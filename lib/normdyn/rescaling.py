@@ -7,8 +7,10 @@ A rescaling multiplies what enters hidden unit ``i`` (weights and bias) by ``a_i
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.optimize import minimize
 from torch import Tensor
 
 
@@ -16,32 +18,33 @@ def rescale(W: Float[Tensor, "n n"], b: Float[Tensor, " n"], a: Float[Tensor, " 
     """Apply the rescaling factors ``a`` (1 off the hidden units) to weights and biases.
 
     Raises:
-        ValueError: A factor is not positive.
+        ValueError: A factor is not positive or not finite.
 
     Source: Saul, eqs. (6), (7).
     """
-    if not (a > 0).all():
-        raise ValueError(f"rescaling factors must be positive, the smallest is {a.min().item():g}")
+    if not ((a > 0) & a.isfinite()).all():
+        raise ValueError(f"rescaling factors must be positive and finite, they range from {a.min():g} to {a.max():g}")
     return W * (a[:, None] / a), b * a
 
 
-def per_unit_regularizer(W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tensor, " n"]:
+def per_unit_regularizer(W: Float[Tensor, "m n"], *, p: float, q: float) -> Float[Tensor, " m"]:
     r""":math:`\rho_i = (\sum_j |W_{ij}|^p)^{q/p}`, the share of unit ``i`` in the norm. Source: Saul, eq. (8)."""
     _positive(p=p, q=q)
-    return W.abs().pow(p).sum(1).pow(q / p)
+    return _power(_power(W.abs(), p).sum(1), q / p)
 
 
-def stochastic_matrix(W: Float[Tensor, "n n"], *, p: float) -> Float[Tensor, "n n"]:
+def stochastic_matrix(W: Float[Tensor, "m n"], *, p: float) -> Float[Tensor, "m n"]:
     r""":math:`\pi_{ij} = |W_{ij}|^p / \sum_k |W_{ik}|^p`; rows sum to one, rows of units without inputs are zero.
 
     Source: Saul, eq. (9), whose text says columns.
     """
-    power = W.abs().pow(p)
+    _positive(p=p)
+    power = _power(W.abs(), p)
     total = power.sum(1, keepdim=True)
     return power / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def entrywise_norm(W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tensor, ""]:
+def entrywise_norm(W: Float[Tensor, "m n"], *, p: float, q: float) -> Float[Tensor, ""]:
     r""":math:`\|W\|_{p,q} = (\sum_i (\sum_j |W_{ij}|^p)^{q/p})^{1/q}`. Source: Saul, eq. (1).
 
     Example:
@@ -52,11 +55,13 @@ def entrywise_norm(W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tens
     largest = W.abs().max()
     if not largest > 0:
         return largest
-    rows = (W / largest).abs().pow(p).sum(1).pow(1 / p)  # in units of the largest entry and row: q = 512 overflows else
-    return largest * rows.max() * (rows / rows.max()).pow(q).sum().pow(1 / q)
+    rows = _power(
+        _power((W / largest).abs(), p).sum(1), 1 / p
+    )  # in units of the largest entry and row: q = 512 overflows else
+    return largest * rows.max() * _power(rows / rows.max(), q).sum().pow(1 / q)
 
 
-def regularizer(W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tensor, ""]:
+def regularizer(W: Float[Tensor, "m n"], *, p: float, q: float) -> Float[Tensor, ""]:
     r""":math:`R(W) = \|W\|_{p,q}^q / q`. Source: Saul, eq. (51)."""
     return per_unit_regularizer(W, p=p, q=q).sum() / q
 
@@ -100,12 +105,39 @@ def orbit_regularizer(
     return regularizer(W * (z[:, None] - z).exp(), p=p, q=q)
 
 
+def orbit_minimum(W: Float[Tensor, "n n"], hidden: Bool[Tensor, " n"], *, p: float, q: float) -> Float[Tensor, " n"]:
+    r"""Rescaling factors of the equivalent network of least norm, by Newton's method on :math:`\log F(\log a)`.
+
+    Knows nothing of balance: automatic derivatives of the norm and scipy's trust region. For small graphs, as the
+    independent word on a minimum; :func:`normdyn.gauge.minimum_norm` is the fast one.
+
+    Raises:
+        RuntimeError: The gradient did not vanish; a hidden unit that nothing enters or leaves has no minimum.
+    """
+    value = lambda z: orbit_regularizer(z, W, hidden, p=p, q=q).log()
+    gradient, hessian = torch.func.grad(value), torch.func.hessian(value)
+    of_numpy = lambda function: lambda z: function(torch.from_numpy(z).to(W)).cpu().numpy()
+    found = minimize(
+        of_numpy(value), np.zeros(int(hidden.sum())), jac=of_numpy(gradient), hess=of_numpy(hessian),
+        method="trust-exact", options={"gtol": 1e-13, "maxiter": 500},
+    )  # fmt: skip
+    z = torch.from_numpy(found.x).to(W)
+    for _ in range(100):  # the norm is flat to rounding by now; its derivatives still see units of small weights
+        step = torch.linalg.solve(hessian(z), gradient(z))
+        z = z - step / step.abs().max().clamp_min(1.0)
+        if step.abs().max() < 1e-12:
+            break
+    if not (gradient(z) / hessian(z).diagonal()).abs().max() < 1e-9:
+        raise RuntimeError("no minimum found, the gradient of log F does not vanish: is a hidden unit vacuous?")
+    return scatter(z, hidden).exp()
+
+
 def auxiliary_function(a: Float[Tensor, " n"], W: Float[Tensor, "n n"], *, p: float, q: float) -> Float[Tensor, ""]:
     r"""The separable majoriser ``G(a)`` of ``F`` whose minimiser is the paper's update. Source: Saul, eq. (19)."""
     r = max(p, q)
     rho = per_unit_regularizer(W, p=p, q=q)
-    incoming, outgoing = rho * (rho > 0), rho @ stochastic_matrix(W, p=p)
-    total = (incoming * a.pow(2 * r)).sum() + (outgoing * a.pow(-2 * r)).sum()
+    outgoing = rho @ stochastic_matrix(W, p=p)
+    total = (rho * a.pow(2 * r)).sum() + (outgoing * a.pow(-2 * r)).sum()
     return total / (2 * r) + max(0.0, 1 - q / p) * rho.sum() / q
 
 
@@ -143,7 +175,15 @@ def largest_safe_exponent(p: float, q: float) -> float:
 
 def scatter(values: Float[Tensor, " h"], hidden: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Values of hidden units placed among all units, zero elsewhere; differentiable."""
-    return torch.zeros(len(hidden), dtype=values.dtype, device=values.device).masked_scatter(hidden, values)
+    return values.new_zeros(len(hidden)).index_copy(0, hidden.nonzero()[:, 0], values)
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """``x ** exponent`` for ``x >= 0``; derivatives at zero, an absent edge, are zero where they would be infinite."""
+    if exponent == 1 or exponent >= 2:
+        return x.pow(exponent)
+    present = x > 0
+    return torch.where(present, torch.where(present, x, 1.0).pow(exponent), 0.0)
 
 
 def _positive(**numbers: float) -> None:
