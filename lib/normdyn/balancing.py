@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from normdyn.flows import Field, Params
+from normdyn.flows import Field, Params, gradient
 from normdyn.rescaling import per_unit_regularizer, scatter, stochastic_matrix
 from normdyn.rescaling import regularizer as entrywise_regularizer
 
@@ -190,11 +190,11 @@ def _flow(
     for name, value in (("strength", strength), ("bias_speed", bias_speed), ("bias_decay", bias_decay)):
         if not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
-    gradient, penalty_gradient = torch.func.grad(error), torch.func.grad(penalty)
+    slope_of, penalty_slope = gradient(error), gradient(lambda params: penalty(params["W"]))
 
     def field(params: Params) -> Params:
-        W, b, slope = params["W"], params["b"], gradient(params)
-        W_dot = velocity(W, slope["W"] + strength * penalty_gradient(W) if strength else slope["W"])
+        W, b, slope = params["W"], params["b"], slope_of(params)
+        W_dot = velocity(W, slope["W"] + strength * penalty_slope({"W": W})["W"] if strength else slope["W"])
         b_dot = -torch.where(hidden, bias_speed * slope["b"] + bias_decay / 2 * b, slope["b"])
         if coupling is not None:
             push = (b * slope["b"])[hidden]

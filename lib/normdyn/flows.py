@@ -18,10 +18,25 @@ Field = Callable[[Params], Params]
 Record = Mapping[str, Callable[[Params], Tensor | float]]
 
 
+def gradient(loss: Callable[..., Tensor]) -> Callable[..., Params]:
+    """The gradient of a loss in named parameters, zero in those it does not use; further arguments are passed on.
+
+    What ``torch.func.grad`` gives, at half the price for small networks.
+    """
+
+    def at(params: Params, *args) -> Params:
+        with torch.enable_grad():
+            leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+            slopes = torch.autograd.grad(loss(leaves, *args), list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, slopes, strict=True))
+
+    return at
+
+
 def gradient_flow(loss: Callable[[Params], Tensor], *, weight_decay: float = 0.0) -> Field:
     """The field ``-grad loss - weight_decay * parameters``, as torch's weight decay: the penalty is half the square."""
-    gradient = torch.func.grad(loss)
-    return lambda params: {name: -g - weight_decay * params[name] for name, g in gradient(params).items()}
+    slope = gradient(loss)
+    return lambda params: {name: -g - weight_decay * params[name] for name, g in slope(params).items()}
 
 
 def integrate(
