@@ -14,6 +14,7 @@ The norm is flat at its minimum, so that an error of 1e-7 in ``z`` costs 1e-14: 
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -85,6 +86,8 @@ def minimum_norm(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not max_passes >= 1:
+        raise ValueError(f"max_passes must be 1 or more, got {max_passes}")
     if not isinstance(network, RescalingProblem):
         if p is None or q is None:
             raise ValueError("give p and q together with a list of weights")
@@ -96,43 +99,38 @@ def minimum_norm(
 
 
 def _passes(problem, method, exponent, tolerance, max_passes, callback) -> Minimum:
-    p, q, hidden = problem.p, problem.q, problem.hidden
+    """The parallel updates, and with method ``auto`` what speeds them up."""
+    p, q, hidden, auto = problem.p, problem.q, problem.hidden, method == "auto"
     safe = largest_safe_exponent(p, q)
     if exponent is None:
         exponent = {"paper": 1 / (4 * max(p, q)), "multiplicative": safe, "auto": 1 / (p + q)}[method]
     z = torch.zeros(len(hidden), dtype=torch.float64, device=hidden.device)
     history = {"norm": [], "imbalance": [], "gap": []}
-    memory, state, converged, passes = [], None, False, 0
-    while passes < max_passes and not converged:
+    memory, best, gap, converged = _Memory(len(z), z.device), None, torch.inf, False
+    for _ in range(max_passes):
         log_in, log_out = problem.traverse(z)
-        passes += 1
-        if passes == 1:
+        if best is None:
             check_alive(log_in, log_out, hidden)
-        if method == "auto":
+        if auto:
             z, log_in, log_out = problem.equalize_layers(z, log_in, log_out)
-        new = _State(z, log_in, log_out, hidden, q)
+        state = _State(z, log_in, log_out, hidden, q)
         if callback is not None:
             callback(z)
-        if method == "auto" and state is not None and not new.improves(state):
-            memory, z = [], state.z + safe * state.imbalance
-            history["norm"].append(state.norm), history["imbalance"].append(state.largest)
-            history["gap"].append(history["gap"][-1])
-            continue
-        step = exponent * new.imbalance
-        if method == "auto":
-            if state is not None:
-                memory = [*memory, (new, state)][-MEMORY:]
-            step = _extrapolated(new, memory, step, exponent)
-        gap = 0.5 * abs((new.gradient @ step).item())
-        history["norm"].append(new.norm), history["imbalance"].append(new.largest), history["gap"].append(gap)
+        if not auto or best is None or state.improves(best, problem.rounding()):
+            step = exponent * state.imbalance
+            if auto:
+                step = memory.extrapolate(state, best, step)
+            gap, best, z = 0.5 * abs((state.gradient @ step).item()), state, state.z + step
+        else:
+            memory.clear()
+            z = best.z + safe * best.imbalance
+        history["norm"].append(best.norm), history["imbalance"].append(best.largest), history["gap"].append(gap)
         converged = gap <= tolerance
-        state, z = new, new.z + step
-    if method == "auto":  # an extrapolated step that no pass has judged is not returned, a proven one is
-        z = state.z + min(safe, exponent) * state.imbalance
-    return Minimum(z, state.norm, passes, converged, {k: torch.tensor(v, dtype=z.dtype) for k, v in history.items()})
-
-
-MEMORY = 8
+        if converged:
+            break
+    if auto:  # the last step is one that needs no pass to judge it
+        z = best.z + min(safe, exponent) * best.imbalance
+    return _minimum(z, len(history["norm"]), converged, history)
 
 
 class _State:
@@ -142,39 +140,58 @@ class _State:
         self.z, total = z, log_in.logsumexp(0)
         self.log_norm = total.item() / q
         self.imbalance = torch.where(hidden, log_out - log_in, 0.0)
-        shares = torch.where(hidden, (log_in - total).exp(), 0.0), torch.where(hidden, (log_out - total).exp(), 0.0)
-        self.gradient, self.weight = shares[0] - shares[1], shares[0] + shares[1]  # gradient of log norm
+        share_in, share_out = (log_in - total).exp(), (log_out - total).exp()
+        self.gradient = torch.where(hidden, share_in - share_out, 0.0)  # of the logarithm of the norm
+        self.weight = torch.where(hidden, share_in + share_out, 0.0)
 
     @property
     def norm(self) -> float:
-        return float(torch.tensor(self.log_norm, dtype=torch.float64).exp())
+        return math.exp(self.log_norm)
 
     @property
     def largest(self) -> float:
         return self.imbalance.abs().max().item()
 
-    def improves(self, old: "_State") -> bool:
-        """Whether the norm is lower; near the minimum rounding hides that, and the slopes on the way decide."""
+    def improves(self, old: "_State", rounding: float) -> bool:
+        """Whether the norm is lower; where rounding hides that, the slopes at both ends of the step decide."""
         change = self.log_norm - old.log_norm
-        if abs(change) > 1e-6:
+        if abs(change) > 16 * rounding:
             return change < 0
         return ((self.gradient + old.gradient) @ (self.z - old.z)).item() <= 0
 
 
-def _extrapolated(new: _State, memory: list, step: Tensor, exponent: float) -> Tensor:
-    """Anderson's step: the past steps' combination that leaves the least imbalance, in the metric of the norm."""
-    if not memory:
-        return step
-    moves = torch.stack([b.z - a.z for b, a in memory], 1)
-    changes = torch.stack([exponent * (b.imbalance - a.imbalance) for b, a in memory], 1)
-    root = new.weight.sqrt()
-    A = changes * root[:, None]
-    scale = A.norm(dim=0).clamp_min(1e-300)
-    A = A / scale
-    gram = A.mT @ A
-    gram.diagonal().add_(1e-12)
-    coefficients = torch.linalg.solve(gram, A.mT @ (root * step)) / scale
-    return step - (moves + changes) @ coefficients
+class _Memory:
+    """The last steps, and Anderson's combination of them that leaves the least imbalance in the norm's own metric."""
+
+    def __init__(self, units: int, device: torch.device, size: int = 8):
+        self.changes, self.sums = torch.zeros(2, size, units, dtype=torch.float64, device=device)
+        self.last: Tensor | None = None
+        self.count = 0
+
+    def clear(self) -> None:
+        self.count = 0
+
+    def extrapolate(self, state: _State, before: _State | None, step: Tensor) -> Tensor:
+        """The step to take from ``state``, whose plain step is given."""
+        last, self.last = self.last, step
+        if before is None:
+            return step
+        row = self.count % len(self.sums)
+        torch.sub(step, last, out=self.changes[row])
+        torch.sub(state.z, before.z, out=self.sums[row]).add_(self.changes[row])
+        self.count += 1
+        kept = min(self.count, len(self.sums))
+        weighted = self.changes[:kept] * state.weight
+        gram = weighted @ self.changes[:kept].mT
+        scale = gram.diagonal().sqrt().clamp_min(1e-300)
+        gram = gram / scale / scale[:, None]
+        gram.diagonal().add_(1e-12)
+        return step - torch.linalg.solve(gram, weighted @ step / scale).div_(scale) @ self.sums[:kept]
+
+
+def _minimum(z: Tensor, passes: float, converged: bool, history: dict[str, list[float]]) -> Minimum:
+    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in history.items()}
+    return Minimum(z, history["norm"][-1], passes, converged, tensors)
 
 
 def _sweeps(problem, method, exponent, tolerance, max_passes, callback) -> Minimum:
@@ -194,11 +211,11 @@ def _sweeps(problem, method, exponent, tolerance, max_passes, callback) -> Minim
         totals, decrements, largest = [], [], 0.0
         for block, after in pairwise(blocks):
             here, there = block.target, after.target
-            log_in = q / p * (p * z[here] + block.row_sums(-p * z[block.source]))
+            log_in = q / p * (p * z[here] + block.sums(-p * z[block.source]))
             share = p * z[there]
             if p != q:
-                share = share + (q / p - 1) * (share + after.row_sums(-p * z[here]))
-            log_out = after.column_sums(share) - p * z[here]
+                share = share + (q / p - 1) * (share + after.sums(-p * z[here]))
+            log_out = after.sums(share, transposed=True) - p * z[here]
             check_alive(log_in, log_out, torch.ones_like(hidden[here]))
             step = exponent * (log_out - log_in)
             z[here] += step
@@ -206,7 +223,7 @@ def _sweeps(problem, method, exponent, tolerance, max_passes, callback) -> Minim
             decrements.append((log_in, log_out, step))
             largest = max(largest, (log_out - log_in).abs().max().item())
         last = blocks[-1]
-        totals.append((q / p * last.row_sums(-p * z[last.source])).logsumexp(0))
+        totals.append((q / p * last.sums(-p * z[last.source])).logsumexp(0))
         log_total = torch.stack(totals).logsumexp(0)
         gap = sum(0.5 * (((o - log_total).exp() - (i - log_total).exp()) @ step).item() for i, o, step in decrements)
         passes += 1 if p == q else 1.5
@@ -215,7 +232,7 @@ def _sweeps(problem, method, exponent, tolerance, max_passes, callback) -> Minim
         history["norm"].append((log_total / q).exp().item())
         history["imbalance"].append(largest), history["gap"].append(gap)
         converged = gap <= tolerance
-    return Minimum(z, history["norm"][-1], passes, converged, {k: torch.tensor(v) for k, v in history.items()})
+    return _minimum(z, passes, converged, history)
 
 
 def algorithm_1(

@@ -5,10 +5,13 @@ powers in the cheapest arithmetic that loses nothing: single precision, double p
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+SMALL = 1 << 15  # entries below which double precision costs nothing
 
 
 class VacuousUnit(ValueError):
@@ -25,75 +28,89 @@ class VacuousUnit(ValueError):
 
 
 class Block:
-    """Connections from one range of units to another, as sums of ``|w|**p`` over rows and columns.
+    """Connections from one range of units to another, as weighted sums of ``|w|**p`` over rows or columns.
 
-    The powers are held in single precision as long as no sum comes near its smallest numbers, then in double
-    precision, then as logarithms.
+    The powers are formed in single precision. A sum so close to the smallest numbers that it may have lost a part
+    has them formed anew in double precision, then as logarithms.
+
+    Args:
+        weights: One row a unit of ``target``, one column a unit of ``source``; signs do not matter.
+        precise: Begin with double precision.
     """
 
-    def __init__(self, weights: Tensor, target: slice, source: slice, *, p: float, precise: bool = False):
+    def __init__(self, weights: Float[Tensor, "t s"], target: slice, source: slice, *, p: float, precise: bool = False):
         self.weights, self.target, self.source, self.p = weights.detach(), target, source, p
-        self.power, self.floor, self.scale = None, 0.0, 1.0
-        self.use(torch.float64 if precise or weights.numel() < 1 << 15 else torch.float32)
+        self.scale = 1.0  # bounds the powers: the first row sums have x = 1
+        self.form(torch.float64 if precise or self.weights.numel() < SMALL else torch.float32)
 
-    def use(self, dtype: torch.dtype | None) -> None:
-        """Form the powers in this dtype; None stands for their logarithms."""
+    def form(self, dtype: torch.dtype | None) -> None:
+        """Form the powers in this dtype; None stands for their logarithms in double precision."""
         self.dtype = dtype
         if dtype is None:
             self.power = self.p * self.weights.abs().to(torch.float64).log()
             return
         W = self.weights.to(dtype, copy=True)
         self.power = W.square_() if self.p == 2 else W.abs_() if self.p == 1 else W.abs_().pow_(self.p)
-        info = torch.finfo(dtype)
-        self.floor = info.tiny / info.eps * max(W.shape)
 
-    def row_sums(self, log_x: Float[Tensor, " s"]) -> Float[Tensor, " t"]:
-        """Logarithms of ``sum_j |w_ij|**p x_j``."""
-        return self.sums(log_x, transposed=False)
+    def multiply(self, x: Tensor, *, transposed: bool = False) -> Tensor:
+        """Sums weighted by ``x``, in the block's dtype."""
+        return torch.mv(self.power.mT if transposed else self.power, x.to(self.dtype))
 
-    def column_sums(self, log_y: Float[Tensor, " t"]) -> Float[Tensor, " s"]:
-        """Logarithms of ``sum_i |w_ij|**p y_i``."""
-        return self.sums(log_y, transposed=True)
+    def logsumexp(self, log_x: Tensor, *, transposed: bool = False) -> Tensor:
+        """The same by logarithms throughout."""
+        return torch.logsumexp((self.power.mT if transposed else self.power) + log_x, 1)
 
-    def sums(self, log_x: Tensor, *, transposed: bool) -> Tensor:
-        shift = log_x.max()
+    def connected(self, *, transposed: bool = False) -> Bool[Tensor, " t"]:
+        """Rows (columns) with a nonzero weight."""
+        return (self.weights != 0).any(0 if transposed else 1)
+
+    def threshold(self) -> float:
+        """Sums above it are exact to rounding: what underflow can take from them is less."""
+        info = torch.finfo(self.dtype)
+        return info.tiny / info.eps * max(self.weights.shape) * self.scale
+
+    def sums(self, log_x: Float[Tensor, " s"], *, transposed: bool = False) -> Float[Tensor, " t"]:
+        """Logarithms of ``sum_j |w_ij|**p x_j``, or over ``i`` if transposed; changes the dtype where it must."""
         if self.dtype is None:
-            return torch.logsumexp((self.power.mT if transposed else self.power) + log_x, 1)
-        x = (log_x - shift).exp().to(self.dtype)
-        total = ((self.power.mT if transposed else self.power) @ x).to(torch.float64)
-        smallest, largest = (v.item() for v in total.aminmax())
-        self.scale = max(self.scale, largest)  # bounds the powers themselves: the first call has x = 1
-        if smallest > self.floor * self.scale and largest < torch.finfo(self.dtype).max:
+            return self.logsumexp(log_x, transposed=transposed)
+        shift = log_x.max()
+        total = self.multiply((log_x - shift).exp(), transposed=transposed).to(torch.float64)
+        smallest, largest = (value.item() for value in total.aminmax())
+        self.scale = max(self.scale, largest)
+        if not smallest > self.threshold():
+            live = total[self.connected(transposed=transposed)]
+            smallest = live.min().item() if len(live) else torch.inf
+        if smallest > self.threshold() and largest < torch.finfo(self.dtype).max:
             return total.log_().add_(shift)
-        self.use(torch.float64 if self.dtype == torch.float32 else None)
+        self.form(torch.float64 if self.dtype == torch.float32 else None)
         return self.sums(log_x, transposed=transposed)
 
 
 class SparseBlock(Block):
-    """The same for a sparse matrix (any torch sparse layout), from its nonzero entries."""
+    """The same for a sparse matrix (any torch sparse layout), by logarithms of its nonzero entries."""
 
-    def use(self, dtype: torch.dtype | None) -> None:
+    def form(self, dtype: torch.dtype | None) -> None:
         entries = self.weights.to_sparse_coo().coalesce()
-        self.shape, (self.rows, self.columns) = entries.shape, entries.indices()
+        self.weights, (self.rows, self.columns) = entries, entries.indices()
         self.dtype, self.power = None, self.p * entries.values().abs().to(torch.float64).log()
 
-    def sums(self, log_x: Tensor, *, transposed: bool) -> Tensor:
-        here, there = (self.columns, self.rows) if transposed else (self.rows, self.columns)
-        terms = self.power + log_x[there]
-        size = self.shape[1] if transposed else self.shape[0]
-        top = terms.new_full((size,), -torch.inf).scatter_reduce(0, here, terms, "amax")
-        reach = torch.where(top.isfinite(), top, torch.zeros_like(top))
-        return torch.zeros_like(top).index_add(0, here, (terms - reach[here]).exp()).log() + reach
+    def logsumexp(self, log_x: Tensor, *, transposed: bool = False) -> Tensor:
+        into, out_of = (self.columns, self.rows) if transposed else (self.rows, self.columns)
+        terms = self.power + log_x[out_of]
+        top = terms.new_full((self.weights.shape[1 if transposed else 0],), -torch.inf).scatter_reduce(
+            0, into, terms, "amax"
+        )
+        top = torch.where(top > -torch.inf, top, 0.0)
+        return torch.zeros_like(top).index_add(0, into, (terms - top[into]).exp()).log() + top
 
 
 class RescalingProblem:
     """A network seen by its rescaling group: which units are free, and the weights between ranges of units.
 
-    Build it with :meth:`layered` or :meth:`graph`.
+    Build it with :meth:`layered` or :meth:`graph`. The weights are read, never written.
 
     Raises:
-        ValueError: ``p`` or ``q`` is not positive, a weight is not finite, shapes do not fit, or a hidden unit is
-            vacuous (nothing enters or nothing leaves it), in which case no minimum exists.
+        ValueError: ``p`` or ``q`` is not positive, or shapes do not fit.
     """
 
     def __init__(
@@ -101,6 +118,14 @@ class RescalingProblem:
     ):
         check_exponents(p, q)
         self.hidden, self.blocks, self.p, self.q, self.layers = hidden, tuple(blocks), p, q, tuple(layers)
+        self.back = [block for block in blocks if hidden[block.source].any()]  # fixed units need no column sums
+        n, index = len(hidden), torch.arange(max(len(layers), 1), device=hidden.device)
+        lengths = torch.tensor([layer.stop - layer.start for layer in layers] or [n], device=hidden.device)
+        self.layer = index.repeat_interleave(lengths)  # of each unit; a graph that is not layered is one
+        self.below, self.above = (
+            ((self.layer + shift).clamp(0, len(index) - 1) if layers else self.layer) for shift in (-1, 1)
+        )
+        self.thresholds: dict[bool, Tensor | None] = {False: None, True: None}
 
     @classmethod
     def layered(
@@ -108,20 +133,20 @@ class RescalingProblem:
     ) -> "RescalingProblem":
         """Of a layered network; ``weights[l]`` is ``(fan_out, fan_in)``, only magnitudes matter.
 
-        For a convolution pass the norms of its kernels, see :func:`channel_magnitudes`.
+        For a convolution pass the norms of its kernels, see :func:`normdyn.modules.kernel_norms`.
         """
         check_exponents(p, q)
-        if not weights:
+        if not len(weights):
             raise ValueError("weights must hold one matrix or more, got none")
         for l, W in enumerate(weights):
             if W.ndim != 2 or (l and W.shape[1] != weights[l - 1].shape[0]):
-                fan_in = weights[l - 1].shape[0] if l else "any"
+                fan_in = weights[l - 1].shape[0] if l else "any number of"
                 raise ValueError(f"weights[{l}] must be a matrix with {fan_in} columns, got shape {tuple(W.shape)}")
         widths = [weights[0].shape[1]] + [W.shape[0] for W in weights]
-        ends = torch.tensor(widths).cumsum(0).tolist()
-        layers = [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
+        ends = torch.tensor([0, *widths]).cumsum(0).tolist()
+        layers = [slice(start, end) for start, end in pairwise(ends)]
         hidden = torch.zeros(ends[-1], dtype=torch.bool, device=weights[0].device)
-        hidden[ends[0] : ends[-2]] = True
+        hidden[ends[1] : ends[-2]] = True
         blocks = [Block(W, layers[l + 1], layers[l], p=p, precise=precise) for l, W in enumerate(weights)]
         return cls(hidden, blocks, p=p, q=q, layers=layers)
 
@@ -129,34 +154,60 @@ class RescalingProblem:
     def graph(
         cls, W: Float[Tensor, "n n"], hidden: Bool[Tensor, " n"], *, p: float, q: float, precise: bool = False
     ) -> "RescalingProblem":
-        """Of any feedforward graph: ``W`` strictly lower triangular, dense or sparse, with the mask of hidden units."""
+        """Of any feedforward graph: ``W`` strictly lower triangular, dense or sparse, inputs first, outputs last."""
         check_exponents(p, q)
         check_graph(W, hidden)
         units = hidden.nonzero()
-        if not len(units):
-            raise ValueError("hidden marks no unit: nothing can be rescaled")
+        if W.layout != torch.strided or not len(units):
+            whole = slice(0, len(hidden))
+            return cls(hidden, [SparseBlock(W.to_sparse(), whole, whole, p=p)], p=p, q=q)
         target, source = slice(int(units[0]), len(hidden)), slice(0, int(units[-1]) + 1)
-        if W.layout == torch.strided:
-            block = Block(W[target, source], target, source, p=p, precise=precise)
-        else:
-            block = SparseBlock(W, slice(0, len(hidden)), slice(0, len(hidden)), p=p)
-        return cls(hidden, [block], p=p, q=q)
+        return cls(hidden, [Block(W[target, source], target, source, p=p, precise=precise)], p=p, q=q)
 
     def traverse(self, z: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """One pass: logarithms of ``in`` and ``out`` of all units at ``log a = z``."""
         p, q = self.p, self.q
-        rows = torch.full_like(z, -torch.inf)
-        for block in self.blocks:
-            rows[block.target] = torch.logaddexp(rows[block.target], block.row_sums(-p * z[block.source]))
-        live = rows > -torch.inf
-        log_sums = torch.where(live, p * z + rows, 0.0)
-        log_in = torch.where(live, q / p * log_sums, -torch.inf)
-        share = torch.where(live, (q / p - 1) * log_sums + p * z, -torch.inf)
-        columns = torch.full_like(z, -torch.inf)
-        for block in self.blocks:
-            if self.hidden[block.source].any():
-                columns[block.source] = torch.logaddexp(columns[block.source], block.column_sums(share[block.target]))
-        return log_in, columns - p * z
+        pz = p * z
+        rows = self.sums(-pz)
+        log_in = q / p * (rows + pz)
+        share = torch.where(rows > -torch.inf, log_in - rows, -torch.inf)
+        return log_in, self.sums(share, transposed=True) - pz
+
+    def sums(self, log_x: Float[Tensor, " n"], *, transposed: bool = False) -> Float[Tensor, " n"]:
+        """Logarithms of all row or column sums of the powers, weighted by ``x``; minus infinity where none are."""
+        blocks, threshold = (self.back if transposed else self.blocks), self.thresholds[transposed]
+        if threshold is not None:
+            shift = self.largest_of_layer(log_x)
+            x = (log_x - shift[self.layer]).exp()
+            total = torch.zeros_like(log_x)
+            for block in blocks:
+                into, out_of = (block.source, block.target) if transposed else (block.target, block.source)
+                total[into] = block.multiply(x[out_of], transposed=transposed)
+            if (total >= threshold).all() and total.sum() < torch.inf:
+                return total.log_().add_(shift[self.above if transposed else self.below])
+        logs, threshold = torch.full_like(log_x, -torch.inf), torch.zeros_like(log_x)
+        for block in blocks:
+            into, out_of = (block.source, block.target) if transposed else (block.target, block.source)
+            logs[into] = block.sums(log_x[out_of], transposed=transposed)
+            if block.dtype is not None:
+                threshold[into] = block.threshold()
+        threshold[logs == -torch.inf] = 0.0
+        self.thresholds[transposed] = None if any(block.dtype is None for block in blocks) else threshold
+        return logs
+
+    def rounding(self) -> float:
+        """Relative error of the norm that the arithmetic in use leaves."""
+        return max(torch.finfo(block.dtype or torch.float64).eps for block in self.blocks)
+
+    def largest_of_layer(self, values: Float[Tensor, " n"]) -> Float[Tensor, " l"]:
+        """Largest value in each layer, zero where there is no finite one."""
+        top = values.new_full((max(len(self.layers), 1),), -torch.inf).scatter_reduce(0, self.layer, values, "amax")
+        return torch.where(top > -torch.inf, top, 0.0)
+
+    def log_totals(self, values: Float[Tensor, " n"]) -> Float[Tensor, " l"]:
+        """Logarithm of each layer's sum of exponentials."""
+        top = self.largest_of_layer(values)
+        return torch.zeros_like(top).index_add(0, self.layer, (values - top[self.layer]).exp()).log() + top
 
     def equalize_layers(self, z: Tensor, log_in: Tensor, log_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""Minimise over rescalings that are constant on layers, in closed form and without a pass.
@@ -166,16 +217,12 @@ class RescalingProblem:
         """
         if len(self.layers) < 3:
             return z, log_in, log_out
-        totals = torch.stack([log_in[layer].logsumexp(0) for layer in self.layers[1:]])
+        totals = self.log_totals(log_in)[1:]
         change = totals.mean() - totals
-        steps = change.cumsum(0) / self.q
-        z, log_in, log_out = z.clone(), log_in.clone(), log_out.clone()
-        for l, layer in enumerate(self.layers[1:]):
-            log_in[layer] += change[l]
-            if l < len(change) - 1:
-                z[layer] += steps[l]
-                log_out[layer] += change[l + 1]
-        return z, log_in, log_out
+        shift = torch.zeros(len(self.layers), dtype=z.dtype, device=z.device)
+        shift[1:-1] = change.cumsum(0)[:-1] / self.q
+        change = torch.cat([change.new_zeros(1), change])
+        return z + shift[self.layer], log_in + change[self.layer], log_out + change[self.above]
 
     def rescaled(self, weights: Sequence[Float[Tensor, "_ _"]], z: Float[Tensor, " n"]) -> list[Tensor]:
         """The layers' weights after rescaling by ``exp(z)``; the function they compute is unchanged."""
@@ -196,18 +243,18 @@ def check_graph(W: Tensor, hidden: Tensor) -> None:
         raise ValueError(
             f"W must be square with {len(hidden)} rows, one for each entry of hidden, got {tuple(W.shape)}"
         )
-    if W.layout == torch.strided:
-        if not W.isfinite().all():
-            raise ValueError("W holds a value that is not finite")
-        if W.triu().count_nonzero():
-            raise ValueError("W must be strictly lower triangular: order the units from inputs to outputs")
-        connected = W != 0
-        check_alive(connected.sum(1).log(), connected.sum(0).log(), hidden)
+    dense = W.layout == torch.strided
+    entries = W if dense else W.to_sparse_coo().coalesce()
+    if not (entries if dense else entries.values()).isfinite().all():
+        raise ValueError("W holds a value that is not finite")
+    if dense and W.triu().count_nonzero() or not dense and (entries.indices()[0] <= entries.indices()[1]).any():
+        raise ValueError("W must be strictly lower triangular: order the units from inputs to outputs")
 
 
 def check_alive(log_in: Tensor, log_out: Tensor, hidden: Tensor) -> None:
+    """Raise if a weight was not finite or nothing enters or leaves a hidden unit."""
     for name, values in (("enters", log_in), ("leaves", log_out)):
-        if values[hidden].isnan().any():
+        if not (values[hidden] < torch.inf).all() or log_in.isnan().any() or (log_in == torch.inf).any():
             raise ValueError("the weights hold a value that is not finite")
         dead = (hidden & (values == -torch.inf)).nonzero().flatten().tolist()
         if dead:
