@@ -24,8 +24,8 @@ help: ## this list
 book: environment ## create the environment, execute the chapters that are not current, build the site
 	@$(BUILD) build $(OPTIONS)
 
-test: environment ## everything that has to pass: book, units, notebooks, claims, site in a browser
-	@$(VENV) -m normdyn.book.check $(OPTIONS)
+test: environment ## everything that has to pass, on the quick book: units, notebooks, claims, the site in a browser
+	@$(VENV) -m normdyn.book.check "$(JOBS)"
 
 chapter: environment ## execute one chapter and show its verdicts: make chapter PAGE=weight-balancing/convergence
 	@$(BUILD) chapter "$(PAGE)" $(OPTIONS)
@@ -45,6 +45,7 @@ environment: parameters
 # Wrong words and a wrong Python are told in one line, before anything is installed or computed.
 parameters:
 	@command -v "$(PYTHON)" >/dev/null || { echo 'PYTHON=$(PYTHON) is not a command: give a Python 3.11 or newer' >&2; exit 2; }
+	@$(PYTHON) -c 'import sys' >/dev/null 2>&1 || { echo 'PYTHON=$(PYTHON) is not a working Python: give a Python 3.11 or newer' >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d is too old (PYTHON=$(PYTHON)): 3.11 or newer is needed" % v[:2])'
 	@$(PYTHON) lib/normdyn/book/parameters.py 'PROFILE=$(PROFILE)' 'DEVICE=$(DEVICE)' 'SEED=$(SEED)' 'JOBS=$(JOBS)' \
 		$(if $(filter chapter,$(MAKECMDGOALS)),'PAGE=$(PAGE)')

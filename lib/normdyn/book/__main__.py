@@ -10,6 +10,7 @@ from normdyn.book.parameters import BadParameter, Parameters, check_page, parse
 
 STEPS = {
     "build": "execute what is not current, and build the site",
+    "run": "execute what is not current, without the site",
     "plan": "list the chapters that are not current, and why",
     "chapter": "execute one chapter and show its verdicts",
     "execute": "execute one chapter (what Snakemake calls)",
@@ -31,6 +32,8 @@ def main(words: list[str] | None = None) -> int:
         match given.step:
             case "build":
                 build.build(root, parameters, fresh_site=given.fresh_site)
+            case "run":
+                build.run(root, parameters)
             case "plan":
                 _plan(root, parameters)
             case "chapter":

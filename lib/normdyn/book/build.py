@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from normdyn.book import merge, pages, verdicts
-from normdyn.book.execute import execute, executed_run, format_report
+from normdyn.book.execute import ANSI, execute, executed_run, format_report
 from normdyn.book.files import digest, to_json, tree_digest, write_if_changed, write_whole
 from normdyn.book.keys import Key, page_key
 from normdyn.book.pages import BookError, Layout
@@ -42,16 +42,32 @@ def build(root: Path, parameters: Parameters, *, fresh_site: bool = False) -> Pa
     clock = time.perf_counter()
     layout = Layout(root, parameters.profile)
     with alone(root):
-        names = pages.notebooks(root)
-        waiting = plan(layout, parameters, names)
-        if waiting:
-            run_chapters(layout, parameters, waiting)
+        executed = execute_all(layout, parameters)
         stage(layout, parameters)
-        made = make_site(layout, fresh=fresh_site)
+        site = "site built" if make_site(layout, fresh=fresh_site) else "site unchanged"
     seconds = time.perf_counter() - clock
-    site = "site built" if made else "site unchanged"
-    say(f"book: {len(waiting)} of {len(names)} chapters executed, {site}, {seconds:.1f} s: {layout.html}/index.html")
+    say(f"book: {executed}, {site}, {seconds:.1f} s: {layout.html}/index.html")
     return layout.html
+
+
+def run(root: Path, parameters: Parameters) -> None:
+    """Execute the chapters that are not current, and nothing else: what a machine with a GPU is asked for.
+
+    Raises:
+        BuildFailed: a chapter failed.
+        BookError: the sources are wrong.
+    """
+    with alone(root):
+        say(f"book: {execute_all(Layout(root, parameters.profile), parameters)}")
+
+
+def execute_all(layout: Layout, parameters: Parameters) -> str:
+    """Execute what is not current; say in words how much that was."""
+    names = pages.notebooks(layout.root)
+    waiting = plan(layout, parameters, names)
+    if waiting:
+        run_chapters(layout, parameters, waiting)
+    return f"{len(waiting)} of {len(names)} chapters executed"
 
 
 @contextlib.contextmanager
@@ -78,17 +94,24 @@ def alone(root: Path) -> Iterator[None]:
 def plan(layout: Layout, parameters: Parameters, names: list[str]) -> list[str]:
     """The pages whose current key is not executed.
 
-    Writes each one's key to ``build/<profile>/keys``: the file is newer than the executed notebook exactly if the page
-    has to be executed, which is what Snakemake, or any engine that goes by time stamps, needs to know.
+    Writes each one's key to ``build/<profile>/keys``. The file is newer than the executed notebook exactly if the page
+    has to be executed, and never the same twice (Snakemake takes small files with equal contents for unchanged): so an
+    engine that goes by files alone comes to the same plan.
     """
     waiting = []
     for page in names:
         key = page_key(layout.root, page, parameters)
         run = executed_run(layout, page)
         if run.get("key") != key.key:
-            write_whole(layout.key(page), to_json({"key": key.key, "parts": key.parts, "because": why(key, run)}))
+            planned = {"key": key.key, "parts": key.parts, "because": why(key, run), "time": time.time()}
+            write_whole(layout.key(page), to_json(planned))
             waiting.append(page)
     return waiting
+
+
+def is_current(layout: Layout, page: str, parameters: Parameters) -> bool:
+    """Whether the executed notebook of a page carries its current key."""
+    return executed_run(layout, page).get("key") == page_key(layout.root, page, parameters).key
 
 
 def why(key: Key, run: dict) -> str:
@@ -133,8 +156,8 @@ def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> 
 
 def _snakemake(layout: Layout, parameters: Parameters, waiting: list[str]) -> subprocess.Popen:
     command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--cores", str(parameters.jobs)]
-    command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--scheduler", "greedy"]
-    command += ["--resources", "gpu=1", "--quiet", "rules", "host", "reason", "--nocolor"]
+    command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--force"]
+    command += ["--scheduler", "greedy", "--resources", "gpu=1", "--quiet", "rules", "host", "reason", "--nocolor"]
     command += ["--config", *(f"{name}={getattr(parameters, name)}" for name in ("profile", "device", "seed", "jobs"))]
     command += ["--", *(str(layout.executed(page).relative_to(layout.root)) for page in waiting)]
     return subprocess.Popen(
@@ -191,13 +214,10 @@ def make_site(layout: Layout, *, fresh: bool = False) -> bool:
     Raises:
         BuildFailed: with the warnings; Sphinx forgets what it read, so that the next build sees them again.
     """
-    work, stamp = layout.build / "work", layout.build / "site.sha256"
-    machinery = _machinery_digest(layout)
-    tables = [layout.build / "verdicts.json", layout.build / "runs.json"]
-    tables += sorted((layout.root / "data" / "claims").glob("*.yaml"))
-    current = digest(tree_digest(layout.staged), machinery, *(path.read_bytes() for path in tables))
-    if not fresh and (layout.html / "index.html").is_file() and stamp.is_file() and stamp.read_text() == current:
+    if not fresh and site_is_current(layout):
         return False
+    work, stamp = layout.build / "work", layout.build / "site.sha256"
+    machinery, current = _machinery_digest(layout), _site_digest(layout)
     if fresh or not (work / "machinery.sha256").is_file() or (work / "machinery.sha256").read_text() != machinery:
         shutil.rmtree(work, ignore_errors=True)
     write_whole(work / "machinery.sha256", machinery)
@@ -227,6 +247,20 @@ def make_site(layout: Layout, *, fresh: bool = False) -> bool:
     return True
 
 
+def site_is_current(layout: Layout) -> bool:
+    """Whether the published site was made from what is staged now."""
+    stamp = layout.build / "site.sha256"
+    return (layout.html / "index.html").is_file() and stamp.is_file() and stamp.read_text() == _site_digest(layout)
+
+
+def _site_digest(layout: Layout) -> str:
+    """Hash of everything that the site is made from."""
+    tables = [layout.build / "verdicts.json", layout.build / "runs.json"]
+    tables += sorted((layout.root / "data" / "claims").glob("*.yaml"))
+    contents = (path.read_bytes() for path in tables if path.is_file())
+    return digest(tree_digest(layout.staged), _machinery_digest(layout), *contents)
+
+
 def _machinery_digest(layout: Layout) -> str:
     """Hash of what shapes every page: the site's extension, its settings, the set of pages, the locked versions."""
     here = Path(__file__).parent
@@ -240,7 +274,7 @@ def _machinery_digest(layout: Layout) -> str:
 
 def _site_report(layout: Layout, log: Path) -> str:
     """The warnings and errors of a failed site build, with names of chapters instead of staged files."""
-    lines = log.read_text(encoding="utf-8").splitlines()
+    lines = ANSI.sub("", log.read_text(encoding="utf-8")).splitlines()
     found = [line for line in lines if "WARNING" in line or "ERROR" in line or "Error:" in line]
     texts = [line.replace(f"{layout.staged}/", "chapters/").replace(".ipynb:", ".md:") for line in dict.fromkeys(found)]
     count = f"the site was not built ({len(texts)} warnings or errors); log: {log.relative_to(layout.root)}"

@@ -103,6 +103,7 @@ def _run(layout: Layout, page: str, parameters: Parameters):
 
 def _papermill(scratch: Path, stream, parameters: Parameters, environment: dict[str, str]):
     import papermill
+    from jupyter_client.manager import AsyncKernelManager
 
     kernel.install()
     before = dict(os.environ)
@@ -114,7 +115,7 @@ def _papermill(scratch: Path, stream, parameters: Parameters, environment: dict[
             scratch / "executed.ipynb",
             parameters={"profile": parameters.profile, "seed": parameters.seed, "device": parameters.device},
             kernel_name=kernel.NAME,
-            kernel_manager_class=kernel.manager_class(),
+            kernel_manager_class=kernel.over_sockets(AsyncKernelManager),
             cwd=str(scratch / "work"),
             progress_bar=False,
             log_output=False,

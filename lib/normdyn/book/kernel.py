@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 
 from normdyn.book.files import write_if_changed
@@ -28,7 +30,7 @@ def environment(root: Path, jobs: int) -> dict[str, str]:
     """The variables a kernel starts with.
 
     The library comes from ``root``, so a page is made by exactly the files in its key. Several kernels at once get one
-    thread each. Figures are drawn without a display; sets and dicts of strings have one order; frames are not slowed.
+    thread each. Figures are drawn without a display, and sets of strings have one order.
     """
     variables = dict(os.environ)
     for name in ("PYTHONSTARTUP", "PYTHONHOME", "IPYTHONDIR", "MPLCONFIGDIR"):
@@ -38,7 +40,7 @@ def environment(root: Path, jobs: int) -> dict[str, str]:
         "PYTHONPATH": str(root / "lib"),
         "PYTHONHASHSEED": "0",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "MPLBACKEND": "agg",
         "NORMDYN_ROOT": str(root),
     }
     if jobs > 1:
@@ -46,19 +48,20 @@ def environment(root: Path, jobs: int) -> dict[str, str]:
     return variables
 
 
-def manager_class():
+def over_sockets(manager: type) -> type:
     """A kernel manager whose five channels are socket files in a folder of its own, so that no two fight over ports."""
-    from jupyter_client.manager import AsyncKernelManager
-    from traitlets import Unicode, default
+    from traitlets import default
 
-    class SocketFiles(AsyncKernelManager):
-        transport = "ipc"
-        ip = Unicode()
+    class SocketFiles(manager):
+        @default("transport")
+        def _transport(self) -> str:
+            return "ipc"
 
         @default("ip")
-        def _folder(self) -> str:
-            self.sockets = tempfile.TemporaryDirectory(prefix="kernel-")  # gone with this object
-            return str(Path(self.sockets.name, "channel"))
+        def _ip(self) -> str:
+            folder = tempfile.mkdtemp(prefix="kernel-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            return str(Path(folder, "channel"))
 
     return SocketFiles
 

@@ -98,7 +98,7 @@ def provenance(run: dict) -> str:
         "Seed": run["seed"],
         "Versions": versions,
         "Commit": f"`{run['commit']}`",
-        "Executed": f"{run['started'].replace('+00:00', ' UTC').replace('T', ' ')}, in {run['seconds']:.1f} s",
+        "Executed": f"{run['started'].replace('T', ' ').replace('+00:00', ' UTC')}, in {run['seconds']:.1f} s",
         "Peak memory": f"{run['memory'] / 2**20:.0f} MB",
         "Key": f"`{run['key'][:16]}`",
     }

@@ -95,15 +95,17 @@ def torch_has_cuda() -> bool:
 
 
 def check_page(root: Path, page: str) -> str:
-    """A page is the path of a chapter below ``chapters/``, without suffix.
+    """A page is the path of a chapter below ``chapters/``, without suffix; one of prose alone cannot be executed.
 
     Raises:
-        BadParameter: there is no such chapter; the message lists the chapters.
+        BadParameter: there is no such chapter with code; the message lists those there are.
     """
     chapters = root / "chapters"
-    pages = sorted(str(path.relative_to(chapters).with_suffix("")) for path in chapters.rglob("*.md"))
+    files = [path for path in chapters.rglob("*.md") if "\n```{code-cell}" in path.read_text(encoding="utf-8")]
+    pages = sorted(str(path.relative_to(chapters).with_suffix("")) for path in files)
     if page not in pages:
-        raise BadParameter(f"PAGE={page} is not a chapter: choose one of {', '.join(pages) or '(there are none yet)'}")
+        names = ", ".join(pages) or "(there are none yet)"
+        raise BadParameter(f"PAGE={page} is not a chapter with code: choose one of {names}")
     return page
 
 
