@@ -175,7 +175,7 @@ def squared_norm_momentum_step(
 # Balance
 
 
-def balance(W: Float[Tensor, "m n *k"], W_next: Float[Tensor, "r m *j"]) -> Float[Tensor, "m m"]:
+def balance(W: Float[Tensor, "m n *k"], W_next: Float[Tensor, "r c *j"]) -> Float[Tensor, "m m"]:
     r"""Left Gramian of a layer minus right Gramian of the next.
 
     .. math:: B(W_\ell, W_{\ell+1}) = W_\ell W_\ell^\top - W_{\ell+1}^\top W_{\ell+1}
@@ -195,7 +195,7 @@ def balance(W: Float[Tensor, "m n *k"], W_next: Float[Tensor, "r m *j"]) -> Floa
 
 
 def unit_balance(
-    W: Float[Tensor, "m n *k"], W_next: Float[Tensor, "r m *j"], *, order: Number = 1.0
+    W: Float[Tensor, "m n *k"], W_next: Float[Tensor, "r c *j"], *, order: Number = 1.0
 ) -> Float[Tensor, " m"]:
     r"""Squared incoming norm minus ``order`` times squared outgoing norm of each hidden unit or channel.
 
@@ -209,7 +209,7 @@ def unit_balance(
 def balance_step(
     balance: Float[Tensor, "m m"],
     gradient: Float[Tensor, "m n *k"],
-    gradient_next: Float[Tensor, "r m *j"],
+    gradient_next: Float[Tensor, "r c *j"],
     *,
     learning_rate: Number,
     weight_decay: Number = 0.0,
@@ -237,7 +237,7 @@ def balance_step(
 def unit_balance_step(
     balance: Float[Tensor, " m"],
     gradient: Float[Tensor, "m n *k"],
-    gradient_next: Float[Tensor, "r m *j"],
+    gradient_next: Float[Tensor, "r c *j"],
     *,
     learning_rate: Number,
     weight_decay: Number = 0.0,
@@ -253,7 +253,7 @@ def balance_momentum_step(
     balance: Float[Tensor, "m m"],
     memory: Float[Tensor, "m m"],
     buffer: Float[Tensor, "m n *k"],
-    buffer_next: Float[Tensor, "r m *j"],
+    buffer_next: Float[Tensor, "r c *j"],
     *,
     learning_rate: Number,
     momentum: Number,
