@@ -1,7 +1,7 @@
 r"""Chains of layers with an activation of its own at each junction, and the signals that pass through them.
 
-Paper A's networks: :math:`Z_\ell = A_{\ell-1} W_\ell^\top`, :math:`A_\ell = \phi_\ell(Z_\ell)`, the last layer linear. Samples
-are rows, so the paper's :math:`G \otimes A` is ``G.mT @ A``.
+Paper A's networks: :math:`Z_\ell = A_{\ell-1} W_\ell^\top`, :math:`A_\ell = \phi_\ell(Z_\ell)`, the last layer linear.
+Samples are rows, so the paper's :math:`G \otimes A` is ``G.mT @ A``.
 """
 
 from collections.abc import Callable, Sequence
@@ -99,9 +99,7 @@ def power(order: float | int) -> Activation:
 
 def _forward(weights, X, activations, biases) -> tuple[list[Tensor], list[Tensor]]:
     if len(activations) != len(weights) - 1:
-        raise ValueError(
-            f"{len(weights)} layers need {len(weights) - 1} activations between them, got {len(activations)}"
-        )
+        raise ValueError(f"{len(weights)} layers need {len(weights) - 1} activations, got {len(activations)}")
     inputs, fields = [X], []
     for l, W in enumerate(weights):
         Z = inputs[-1] @ W.mT
