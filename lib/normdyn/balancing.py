@@ -17,11 +17,12 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 from normdyn.flows import Field, Params, gradient
+from normdyn.losses import square_loss
+from normdyn.networks import Activation, feedforward, random_dag
 from normdyn.rescaling import per_unit_regularizer, scatter, stochastic_matrix
-from normdyn.rescaling import regularizer as entrywise_regularizer
 
 Error = Callable[[Params], Tensor]
 Regularizer = Callable[[Float[Tensor, "n n"]], Float[Tensor, ""]]
@@ -59,10 +60,12 @@ def minimum_norm_flow(
 
     The Hessian has a block for each unit, :math:`H_i = \rho_i[p\,\mathrm{diag}(\pi_i) + (q-p)\,\pi_i\pi_i^\top]`, whose
     inverse is :math:`\rho_i^{-1}[\tfrac1p\,\mathrm{diag}(1/\pi_i) - \tfrac{q-p}{pq}\,11^\top]`. With
-    :math:`G = \partial L/\partial W` and :math:`s_i = \sum_j |W_{ij}|^p`,
+    :math:`G = \partial E/\partial W` and :math:`s_i = \sum_j |W_{ij}|^p`,
 
     .. math:: \dot W_{ij} = -\frac{|W_{ij}|^{2-p}}{p\,s_i^{q/p-1}}\,G_{ij}
-        + \frac{q-p}{pq}\,\frac{W_{ij}}{s_i^{q/p}}\,\sum_k W_{ik} G_{ik}.
+        + \frac{q-p}{pq}\,\frac{W_{ij}}{s_i^{q/p}}\,\sum_k W_{ik} G_{ik} - \frac{\lambda}{q}\,W_{ij}:
+
+    for every ``p`` and ``q`` the penalty acts as plain weight decay.
 
     Args:
         error: Maps ``{"W", "b"}`` to the unregularised error ``E``, invariant under rescaling.
@@ -82,6 +85,7 @@ def minimum_norm_flow(
 
     Source: Saul, eqs. (40), (48), (63); the inverse, the biases and the compensation are ours.
     """
+    _not_negative(strength=strength)
     if not (p > 0 and q > 0):
         raise ValueError(f"p and q must be positive, got {p} and {q}")
 
@@ -93,11 +97,10 @@ def minimum_norm_flow(
         total = torch.where(total > 0, total, torch.ones_like(total))
         first = W.abs().masked_fill(~mask, 1.0).pow(2 - p) * slope / (p * total.pow(q / p - 1))
         second = (q - p) / (p * q) * W * (W * slope).sum(1, keepdim=True) / total.pow(q / p)
-        return torch.where(mask, second - first, 0.0)
+        return torch.where(mask, second - first - strength / q * W, 0.0)
 
-    penalty = lambda W: entrywise_regularizer(W, p=p, q=q)
     coupling = (lambda W: rescaling_hessian(W, hidden, p=p, q=q)) if compensate else None
-    return _flow(error, penalty, velocity, hidden, strength, bias_speed, bias_decay, coupling)
+    return _flow(error, velocity, hidden, bias_speed, bias_decay, coupling)
 
 
 def weight_balancing_flow(
@@ -125,8 +128,12 @@ def weight_balancing_flow(
     Source: Saul, eqs. (40), (48).
     """
 
+    _not_negative(strength=strength)
+    penalty_slope = gradient(lambda params: regularizer(params["W"]))
+
     def velocity(W: Tensor, slope: Tensor) -> Tensor:
         mask = W != 0
+        slope = slope + strength * penalty_slope({"W": W})["W"]
         H = log_hessian(regularizer, W)
         smallest, largest = torch.linalg.svdvals(H)[[-1, 0]].tolist()
         if not smallest > 1e-13 * largest:
@@ -142,9 +149,39 @@ def weight_balancing_flow(
         lever = units[target] - units[source]
         return lever.mT @ log_hessian(regularizer, W) @ lever
 
-    return _flow(
-        error, regularizer, velocity, hidden, strength, bias_speed, bias_decay, coupling if compensate else None
-    )
+    return _flow(error, velocity, hidden, bias_speed, bias_decay, coupling if compensate else None)
+
+
+def graph_regression(
+    generator: Generator,
+    *,
+    activation: Activation,
+    hidden_bias: float = 0.0,
+    units: int = 5,
+    samples: int = 20,
+    loss: Callable[[Tensor, Tensor], Tensor] = square_loss,
+) -> tuple[Params, Bool[Tensor, " n"], Callable[..., Tensor]]:
+    """A small test bed: a random graph with three inputs and two outputs, and its error on Gaussian data.
+
+    Args:
+        activation: Of the hidden units. An adaptive integrator needs a smooth one; linear units are homogeneous too.
+        hidden_bias: Standard deviation of the hidden biases; those of the outputs have 0.3.
+        units, samples: Hidden units and data.
+        loss: Maps outputs and targets to a number.
+
+    Returns:
+        Parameters, mask of the hidden units, and ``error(params, rows=slice(None))``. Absent edges have no gradient.
+    """
+    W, hidden = random_dag(generator, inputs=3, hidden=units, outputs=2, spread=0.3)
+    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=W.dtype)
+    b, X, Y = normal(len(W)), normal(samples, 3), normal(samples, 2)
+    edges = W != 0
+
+    def error(params: Params, rows=slice(None)) -> Tensor:
+        outputs = feedforward(params["W"] * edges, params["b"], X[rows], hidden, activation=activation)
+        return loss(outputs, Y[rows])
+
+    return {"W": 0.7 * W, "b": b * torch.where(hidden, hidden_bias, 0.3).to(b)}, hidden, error
 
 
 def log_hessian(regularizer: Regularizer, W: Float[Tensor, "n n"]) -> Float[Tensor, "k k"]:
@@ -175,26 +212,22 @@ def rescaling_hessian(
 
 def _flow(
     error: Error,
-    penalty: Regularizer,
     velocity: Callable[[Tensor, Tensor], Tensor],
     hidden: Tensor,
-    strength: float,
     bias_speed: float,
     bias_decay: float,
     coupling: Callable[[Tensor], Tensor] | None,
 ) -> Field:
-    """Weights by ``velocity(W, dL/dW)``, biases by gradient flow at their speed, and the compensating rescaling.
+    """Weights by ``velocity(W, dE/dW)``, biases by gradient flow at their speed, and the compensating rescaling.
 
     ``coupling`` maps the weights to the Hessian of the penalty in the rescaling factors.
     """
-    for name, value in (("strength", strength), ("bias_speed", bias_speed), ("bias_decay", bias_decay)):
-        if not value >= 0:
-            raise ValueError(f"{name} must not be negative, got {value}")
-    slope_of, penalty_slope = gradient(error), gradient(lambda params: penalty(params["W"]))
+    _not_negative(bias_speed=bias_speed, bias_decay=bias_decay)
+    slope_of = gradient(error)
 
     def field(params: Params) -> Params:
         W, b, slope = params["W"], params["b"], slope_of(params)
-        W_dot = velocity(W, slope["W"] + strength * penalty_slope({"W": W})["W"] if strength else slope["W"])
+        W_dot = velocity(W, slope["W"])
         b_dot = -torch.where(hidden, bias_speed * slope["b"] + bias_decay / 2 * b, slope["b"])
         if coupling is not None:
             push = (b * slope["b"])[hidden]
@@ -203,3 +236,9 @@ def _flow(
         return {"W": W_dot, "b": b_dot}
 
     return field
+
+
+def _not_negative(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
