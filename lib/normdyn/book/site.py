@@ -8,6 +8,7 @@ registry ``data/claims``; it computes nothing. What pages can use:
 - ``{run-status}``: what every page cost, see :mod:`.site_runs`.
 """
 
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copyfile
@@ -48,6 +49,7 @@ def configure(app: Sphinx, config: Any) -> None:
     """Set what every page needs and no author should have to think of."""
     config.html_static_path.append(str(STATIC))
     config.mathjax_path = "mathjax/tex-chtml.js"
+    config.html_favicon = config.html_favicon or str(STATIC / "favicon.svg")
     # Formulas are no tab stops of their own; screen readers get the MathML that MathJax puts beside each.
     config.mathjax3_config = {"options": {"enableMenu": False, "enableAssistiveMml": True}} | (
         config.mathjax3_config or {}
@@ -62,4 +64,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", serve_mathjax)
     for part in (site_ledger, site_runs, site_html, site_notebooks):
         part.setup(app)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("site*.py")))
+    version = zlib.crc32(sources)  # pages read by another version of this extension are read again
+    return {"version": "1", "env_version": version, "parallel_read_safe": True, "parallel_write_safe": True}

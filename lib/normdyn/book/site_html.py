@@ -25,7 +25,7 @@ def darken(svg: str) -> str:
 class Twins(SphinxTransform):
     """Give every figure that a cell has drawn a twin for dark mode."""
 
-    default_priority = 990
+    default_priority = 870  # before Sphinx collects the images of the page, at 880
 
     def apply(self, **_: Any) -> None:
         drawn = Path(self.app.outdir).parent / "jupyter_execute"

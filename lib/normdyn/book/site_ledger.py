@@ -22,19 +22,13 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from normdyn.ledger import VERDICTS
+
 log = logging.getLogger(__name__)
 
 CLAIMS = "claims"  # the page with the table of claims
 NOT_YET = "not-yet"
-LABELS = {
-    "holds": "holds",
-    "holds-with-correction": "holds, corrected",
-    "fails": "fails",
-    "qualitative": "qualitative",
-    "open": "open",
-    "not-checkable": "not checkable",
-    NOT_YET: "not yet written",
-}
+LABELS = {verdict: verdict.replace("-", " ") for verdict in VERDICTS} | {NOT_YET: "not yet written"}
 MEANING = {
     "holds": "The statement as printed stays within its bound, and its control misses the bound.",
     "holds-with-correction": "As printed it misses; the corrected statement beside it stays within the bound.",
@@ -111,6 +105,12 @@ def ledger_of(env: BuildEnvironment) -> Ledger:
 def forget(app: Sphinx, env: BuildEnvironment, *_: Any) -> None:
     """A stored environment must not carry the ledger of an earlier build."""
     env._normdyn_ledger = None
+
+
+def ask_for_mathjax(app: Sphinx, doctree: nodes.document) -> None:
+    """Sphinx loads MathJax where it sees mathematics; tell it about the mathematics inside our HTML."""
+    if any('class="math ' in node.astext() for node in doctree.findall(nodes.raw)):
+        app.env.get_domain("math").data["has_equations"][app.env.docname] = True
 
 
 # ---------------------------------------------------------------------------------------------------------------- HTML
@@ -193,7 +193,6 @@ class Ledgered(SphinxDirective):
         raise self.error(f"no paper {key}: choose one of {', '.join(p['key'] for p in self.ledger().papers)}")
 
     def html(self, text: str) -> list[nodes.Node]:
-        self.env.get_domain("math").data["has_equations"][self.env.docname] = True
         return [nodes.raw("", text, format="html")]
 
 
@@ -397,5 +396,6 @@ def setup(app: Sphinx) -> None:
     app.add_directive("ledger-claims", Claims)
     app.add_directive("ledger-errata", Errata)
     app.add_directive("paper-cards", Papers)
+    app.connect("doctree-read", ask_for_mathjax)
     app.connect("env-before-read-docs", forget)
     app.connect("env-updated", forget)
