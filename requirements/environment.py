@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tomllib
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -19,7 +20,8 @@ def fingerprint():
     """Hash of everything that the installation depends on."""
     parts = [repr(sys.version_info[:2]).encode(), str(VENV).encode()]
     parts += [(HERE / name).read_bytes() for name in ("run.txt", "dev.txt", "torch.txt", "environment.py")]
-    parts += [(ROOT / "pyproject.toml").read_bytes()]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    parts += [repr([project["build-system"], project["project"], project["tool"]["setuptools"]]).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 

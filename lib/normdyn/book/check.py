@@ -38,7 +38,7 @@ def check(root: Path, jobs: str) -> int:
     arguments += ["--nbval-lax", "--nbval-kernel-name", kernel.NAME, "--nbval-sanitize-with", "tests/nbval.cfg"]
     arguments += ["lib/normdyn", "tests", *(str(path.relative_to(root)) for path in executed if path.is_file())]
     variables = kernel.environment(root, jobs=max(2, parameters.jobs)) | {"NORMDYN_BROWSER": browser}
-    tested = subprocess.run([sys.executable, "-m", "pytest", "-q", *arguments], cwd=root, env=variables).returncode
+    tested = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=root, env=variables).returncode
     if built:
         print("the book was not built; its report stands above the tests", file=sys.stderr)
     return built or tested
