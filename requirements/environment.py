@@ -44,7 +44,7 @@ def install():
     if not usable():
         shutil.rmtree(VENV, ignore_errors=True)
         run(sys.executable, "-m", "venv", VENV)
-    pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "-qq")
     run(*pip, "--no-deps", "--require-hashes", "-r", HERE / "dev.txt")
     run(*pip, "-r", HERE / "torch.txt")
     run(*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT)

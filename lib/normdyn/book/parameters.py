@@ -31,8 +31,12 @@ class Parameters:
     jobs: int = 1
 
 
-def parse(profile: str = "quick", device: str = "auto", seed: str = "0", jobs: str = "") -> Parameters:
+def parse(
+    profile: str = "quick", device: str = "auto", seed: str = "0", jobs: str = "", *, installed: bool = True
+) -> Parameters:
     """Check the words of a command line; an empty ``jobs`` means all cores.
+
+    ``installed`` is false before the environment exists: what torch is built for is then asked later.
 
     Raises:
         BadParameter: a word is not allowed, or the machine has no such device.
@@ -53,26 +57,26 @@ def parse(profile: str = "quick", device: str = "auto", seed: str = "0", jobs: s
         raise BadParameter(
             f"JOBS={jobs} is not allowed: give a whole number from 1 up (this machine has {cores} cores)"
         )
-    return Parameters(profile, resolve_device(device), int(seed), int(jobs or cores))
+    return Parameters(profile, resolve_device(device, installed=installed), int(seed), int(jobs or cores))
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: str, *, installed: bool = True) -> str:
     """``cpu`` or ``cuda``; ``auto`` takes CUDA where the driver finds a device and torch is built for it."""
     if device not in DEVICES:
         raise BadParameter(f"DEVICE={device} is not known: choose auto, cpu or cuda")
     if device == "cpu":
         return "cpu"
-    found = cuda_devices() > 0
+    found, built = cuda_devices() > 0, not installed or torch_has_cuda()
     if device == "cuda" and not found:
         raise BadParameter(
             "DEVICE=cuda is not possible: this machine has no CUDA device; choose DEVICE=auto or DEVICE=cpu"
         )
-    if device == "cuda" and not torch_has_cuda():
+    if device == "cuda" and not built:
         raise BadParameter(
             "DEVICE=cuda is not possible: the installed torch is built for the CPU; choose DEVICE=cpu "
             "or install a CUDA build of the version in requirements/torch.txt"
         )
-    return "cuda" if found and torch_has_cuda() else "cpu"
+    return "cuda" if found and built else "cpu"
 
 
 def cuda_devices() -> int:
@@ -86,10 +90,10 @@ def cuda_devices() -> int:
 
 
 def torch_has_cuda() -> bool:
-    """Whether the installed torch is a CUDA build; true before it is installed, since the build asks again after."""
+    """Whether the installed torch is a CUDA build, read from its version file."""
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
-        return True
+        return False
     version = Path(spec.submodule_search_locations[0], "version.py").read_text(encoding="utf-8")
     return bool(re.search(r"^cuda(: [^=]*)? = ['\"]", version, flags=re.MULTILINE))
 
@@ -115,7 +119,7 @@ def main(words: list[str]) -> None:
     try:
         if "PAGE" in given:
             check_page(Path(__file__).resolve().parents[3], given.pop("PAGE"))
-        parse(**{name.lower(): value for name, value in given.items()})
+        parse(**{name.lower(): value for name, value in given.items()}, installed=False)
     except BadParameter as problem:
         print(problem, file=sys.stderr)
         sys.exit(2)
