@@ -310,3 +310,13 @@ def test_errors_say_what_to_do():
         norms.balance(W, torch.ones(2, 3))
     with pytest.raises(ValueError, match="layer must lie between 0 and 2"):
         norms.bias_grades([1, 1], 3)
+
+
+def test_operator_of_a_convolution_has_its_norm_times_the_positions():
+    K = draw(1, 3, 2, 3)
+    convolve = lambda H: F.conv1d(F.pad(H, (1, 1), mode="circular"), K)
+    T, H = norms.operator_matrix(convolve, (2, 7)), draw(2, 5, 2, 7)
+    assert torch.allclose(H.flatten(1) @ T.mT, convolve(H).flatten(1), rtol=1e-13, atol=1e-14)
+    assert close(T.square().sum(), 7 * K.square().sum()) < ROUNDING
+    with pytest.raises(ValueError, match="leave its bias out"):
+        norms.operator_matrix(lambda H: H + 1, (2,))

@@ -9,7 +9,7 @@ layer passes: the network's output, or the output of the residual branch or of t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import torch
@@ -275,6 +275,27 @@ def balance_momentum_step(
     square = _left(buffer, buffer) - _right(buffer_next, buffer_next)
     balance = kept**2 * balance - kept * learning_rate * (gained + gained.mT) + learning_rate**2 * square
     return balance, kept * gained - learning_rate * square
+
+
+def operator_matrix(function: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Float[Tensor, "m n"]:
+    """Matrix of a linear map on tensors of this shape, for example of a convolution on feature maps.
+
+    Args:
+        function: Linear, maps a batch of inputs to a batch of outputs.
+        shape: Of one input, such as ``(channels, height, width)``.
+
+    Raises:
+        ValueError: The map takes zero to something else: it has a bias.
+
+    Example:
+        >>> operator_matrix(lambda H: H[..., 1:] - H[..., :-1], (3,)).tolist()
+        [[-1.0, 1.0, 0.0], [0.0, -1.0, 1.0]]
+    """
+    size = math.prod(shape)
+    basis = torch.eye(size, dtype=torch.float64).reshape(size, *shape)
+    if function(torch.zeros_like(basis[:1])).count_nonzero():
+        raise ValueError("function takes zero to something else: leave its bias out")
+    return function(basis).flatten(1).mT
 
 
 def _left(W: Tensor, V: Tensor) -> Tensor:
