@@ -17,7 +17,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import scipy.optimize
 import torch
@@ -29,7 +29,6 @@ from normdyn.modules import UnsupportedModel, weighted_layers
 from normdyn.problems import RescalingProblem, VacuousUnit, check_alive, check_exponents, check_graph
 from normdyn.rescaling import entrywise_norm, largest_safe_exponent, multiplicative_update, rescale, scatter
 
-Method = Literal["auto", "multiplicative", "paper", "enorm"]
 METHODS = ("auto", "multiplicative", "paper", "enorm")
 
 
@@ -56,7 +55,7 @@ def minimum_norm(
     *,
     p: float | None = None,
     q: float | None = None,
-    method: Method = "auto",
+    method: str = "auto",
     exponent: float | None = None,
     tolerance: float = 1e-10,
     max_passes: int = 1000,
@@ -216,7 +215,8 @@ def _sweeps(problem, method, exponent, tolerance, max_passes, callback) -> Minim
             if p != q:
                 share = share + (q / p - 1) * (share + after.sums(-p * z[here]))
             log_out = after.sums(share, transposed=True) - p * z[here]
-            check_alive(log_in, log_out, torch.ones_like(hidden[here]))
+            if not passes:
+                check_alive(log_in, log_out, hidden[here], first=here.start)
             step = exponent * (log_out - log_in)
             z[here] += step
             totals.append((log_in + q * step).logsumexp(0))
@@ -261,6 +261,8 @@ def algorithm_1(
     """
     check_exponents(p, q)
     check_graph(W, hidden)
+    connected = W != 0
+    check_alive(connected.sum(1).log(), connected.sum(0).log(), hidden)
     norms, factors = [entrywise_norm(W, p=p, q=q)], []
     while len(factors) < max_passes and not (factors and factors[-1] <= tolerance):
         a = multiplicative_update(W, hidden, p=p, q=q, exponent=exponent)
@@ -360,7 +362,7 @@ def rebalance(
     p: float = 2,
     q: float = 2,
     tol: float = 1e-10,
-    method: Method = "auto",
+    method: str = "auto",
     inplace: bool = False,
     max_passes: int = 1000,
 ) -> Rebalanced:

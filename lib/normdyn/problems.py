@@ -251,11 +251,11 @@ def check_graph(W: Tensor, hidden: Tensor) -> None:
         raise ValueError("W must be strictly lower triangular: order the units from inputs to outputs")
 
 
-def check_alive(log_in: Tensor, log_out: Tensor, hidden: Tensor) -> None:
-    """Raise if a weight was not finite or nothing enters or leaves a hidden unit."""
+def check_alive(log_in: Tensor, log_out: Tensor, hidden: Tensor, *, first: int = 0) -> None:
+    """Raise if a weight was not finite or nothing enters or leaves a hidden unit; ``first`` numbers the first unit."""
     for name, values in (("enters", log_in), ("leaves", log_out)):
         if not (values[hidden] < torch.inf).all() or log_in.isnan().any() or (log_in == torch.inf).any():
             raise ValueError("the weights hold a value that is not finite")
         dead = (hidden & (values == -torch.inf)).nonzero().flatten().tolist()
         if dead:
-            raise VacuousUnit(dead[0], name, len(dead))
+            raise VacuousUnit(first + dead[0], name, len(dead))
