@@ -34,7 +34,7 @@ verdicts: book ## record the verdicts of this build in data/verdicts
 	@$(BUILD) verdicts $(OPTIONS)
 
 bench: environment ## speed, as ratios against the plain way
-	@OMP_NUM_THREADS=1 $(VENV) benchmarks/run.py
+	@for file in benchmarks/bench_*.py; do OMP_NUM_THREADS=1 $(VENV) -m "benchmarks.$$(basename "$$file" .py)"; done
 
 lock: environment ## rewrite the locks from requirements/*.in (UPGRADE=--upgrade renews the versions)
 	@UPGRADE="$(UPGRADE)" requirements/lock.sh

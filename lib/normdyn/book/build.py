@@ -137,10 +137,12 @@ def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> 
         try:
             for line in engine.stdout:
                 stream.write(line)
-                if line.startswith("@"):
-                    ended += 1
-                    state, page, seconds = line[1:].split(maxsplit=2)
-                    say(f"[{ended}/{len(waiting)}] {page}: {state} in {seconds.strip()}")
+                match line.split():
+                    case ["@running", page]:
+                        say(f"[{ended}/{len(waiting)}] {page}: running")
+                    case [("@executed" | "@current" | "@failed") as state, page, seconds, "s"]:
+                        ended += 1
+                        say(f"[{ended}/{len(waiting)}] {page}: {state[1:]} in {seconds} s")
         except BaseException:
             engine.send_signal(signal.SIGINT)
             raise

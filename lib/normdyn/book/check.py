@@ -32,6 +32,7 @@ def check(root: Path, jobs: str) -> int:
             "no browser found: install Chromium or Chrome, which the checks of the site open pages in", file=sys.stderr
         )
         return 2
+    kernel.install()
     layout = Layout(root, parameters.profile)
     executed = [layout.executed(page) for page in notebooks(root)]
     arguments = ["-n", str(parameters.jobs), "--dist", "loadfile", "--doctest-modules", "--doctest-continue-on-failure"]

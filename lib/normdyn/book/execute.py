@@ -218,6 +218,7 @@ def main(root: Path, page: str, parameters: Parameters) -> int:
     """Execute one page and say in one line what became of it (the launcher reads these lines)."""
     clock = time.perf_counter()
     layout = Layout(root, parameters.profile)
+    print(f"@running {page}", flush=True)
     try:
         done = execute(layout, page, parameters)
     except ChapterFailed:

@@ -95,9 +95,9 @@ def contradictions(recorded: dict[str, dict], fresh: dict[str, dict]) -> list[st
 def agree(old: float | None, new: float | None, bound: float | None) -> bool:
     """Whether two numbers are the same measurement.
 
-    Residuals at or below a bound that is itself rounding (1e-9 and less) differ from machine to machine: there the
-    side of the bound is compared, which the verdict does. All other numbers agree to 2 %, which leaves room for the
-    order of summation in the first steps of a training run, and for nothing else.
+    What is left below a bound differs from machine to machine where it is rounding: below a bound of 1e-9 or less, and
+    below a tenth of any bound, only the side of the bound is compared, which the verdict does. All other numbers agree
+    to 2 %, which leaves room for the order of summation in a short training run, and for nothing else.
 
     Example:
         >>> agree(3e-16, 5e-15, bound=1e-12), agree(0.1, 0.2, bound=0.5)
@@ -105,9 +105,8 @@ def agree(old: float | None, new: float | None, bound: float | None) -> bool:
     """
     if old is None or new is None or bound is None:
         return old is new
-    if bound <= 1e-9 and max(abs(old), abs(new)) <= bound:
-        return True
-    return old == new or math.isclose(old, new, rel_tol=0.02, abs_tol=1e-3 * bound)
+    noise = bound if bound <= 1e-9 else bound / 10
+    return max(abs(old), abs(new)) <= noise or math.isclose(old, new, rel_tol=0.02)
 
 
 def record(root: Path, profile: str, verdicts: dict[str, dict]) -> list[Path]:
