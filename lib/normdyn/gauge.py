@@ -40,7 +40,8 @@ class Minimum(NamedTuple):
         norm: Norm at the last pass; that of ``log_factors`` is no larger, by the last, proven step.
         passes: Passes over the weights, each giving all row and column sums.
         converged: Whether the estimated relative gap to the minimum went below the tolerance.
-        history: One entry a pass: ``norm``, ``imbalance`` (largest ``|log(out / in)|``), ``gap`` (estimated, relative).
+        history: ``imbalance`` (largest ``|log(out / in)|``) and ``gap`` (estimated, relative), one entry a pass;
+            ``norm``, which begins with that of the weights as given (for ``enorm`` with the first sweep's).
     """
 
     log_factors: Float[Tensor, " n"]
@@ -111,6 +112,8 @@ def _passes(problem, method, exponent, tolerance, max_passes, callback) -> Minim
         if best is None:
             check_alive(log_in, log_out, hidden)
         if auto:
+            if best is None:
+                history["norm"].append(math.exp(log_in.logsumexp(0).item() / q))
             z, log_in, log_out = problem.equalize_layers(z, log_in, log_out)
         state = _State(z, log_in, log_out, hidden, q)
         if callback is not None:
@@ -129,7 +132,7 @@ def _passes(problem, method, exponent, tolerance, max_passes, callback) -> Minim
             break
     if auto:  # the last step is one that needs no pass to judge it
         z = best.z + min(safe, exponent) * best.imbalance
-    return _minimum(z, len(history["norm"]), converged, history)
+    return _minimum(z, len(history["gap"]), converged, history)
 
 
 class _State:
@@ -346,7 +349,7 @@ class Rebalanced(NamedTuple):
 
     Attributes:
         model: The network of least norm.
-        history: One entry a pass, see :class:`Minimum`.
+        history: ``norm``, ``imbalance`` and ``gap`` over the passes, see :class:`Minimum`.
         factors: ``a`` for each layer with weights, by the layer's name; ones for the last.
         converged: Whether the estimated relative gap went below the tolerance.
     """
