@@ -45,6 +45,13 @@ def serve_mathjax(app: Sphinx, error: Exception | None) -> None:
                 copyfile(source, target)
 
 
+def leave_out_thebe(app: Sphinx) -> None:
+    """Jupyter Book loads Thebe, which names a script on another host on every page; nothing here uses it."""
+    for listeners in app.events.listeners.values():
+        listeners[:] = [one for one in listeners if not one.handler.__module__.startswith("sphinx_thebe")]
+    app.registry.css_files[:] = [file for file in app.registry.css_files if "thebe" not in str(file[0])]
+
+
 def configure(app: Sphinx, config: Any) -> None:
     """Set what every page needs and no author should have to think of."""
     config.html_static_path.append(str(STATIC))
@@ -54,6 +61,7 @@ def configure(app: Sphinx, config: Any) -> None:
     config.mathjax3_config = {"options": {"enableMenu": False, "enableAssistiveMml": True}} | (
         config.mathjax3_config or {}
     )
+    leave_out_thebe(app)
     app.add_css_file("normdyn.css", priority=900)
     app.add_js_file("normdyn.js", loading_method="defer")
 

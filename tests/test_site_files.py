@@ -1,0 +1,107 @@
+"""The built site, read from its files: links, figures, data, notebooks, ledger."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from site_checks import broken_links, figures_without_data, pages, parse, unpublishable, weak_alternatives
+
+ROOT = Path(__file__).parents[1]
+SITE = Path(os.environ.get("NORMDYN_SITE") or ROOT / "build" / "quick" / "html").resolve()
+BESIDE = {name: SITE.parent / f"{name}.json" for name in ("verdicts", "runs")}
+
+
+@pytest.fixture(scope="module")
+def site() -> Path:
+    assert (SITE / "index.html").is_file(), f"no site in {SITE}: run make book first, or name one by NORMDYN_SITE"
+    return SITE
+
+
+def problems(site, checker):
+    return [f"{page.relative_to(site)}: {problem}" for page in pages(site) for problem in checker(page)]
+
+
+@pytest.mark.parametrize("checker", [broken_links, weak_alternatives, figures_without_data, unpublishable])
+def test_pages(site, checker):
+    assert problems(site, checker) == []
+
+
+def test_every_executed_page_offers_its_notebook(site):
+    for page in json.loads(BESIDE["runs"].read_text()):
+        notebook = json.loads((site / "_sources" / f"{page}.ipynb").read_text())
+        assert "normdyn" in notebook["cells"][0]["source"], page  # installs the library on a cloud machine
+        hrefs = [a.get("href", "") for a in parse(site / f"{page}.html").select("a.btn, a.dropdown-item")]
+        launches = [h for h in hrefs if "colab.research.google.com" in h or "mybinder.org" in h]
+        assert len(launches) == 2, (page, launches)
+        assert all(h.endswith(f"_sources/{page}.ipynb") and "/gh-pages" in h for h in launches), (page, launches)
+        assert any(h.endswith(f"_sources/{page}.ipynb") and "://" not in h for h in hrefs), (page, hrefs)
+
+
+def test_every_executed_page_says_what_made_it(site):
+    for page, run in json.loads(BESIDE["runs"].read_text()).items():
+        block = parse(site / f"{page}.html").select_one("div.provenance").get_text()
+        for fact in (run["profile"], run["device"], run["commit"], *run["versions"].values()):
+            assert str(fact) in block, (page, fact)
+        assert page.split("/")[-1].split("-")[0] in parse(site / "status.html").get_text()
+
+
+def test_claims_page_has_every_row_and_the_verdicts_of_the_ledger(site):
+    ledger = json.loads(BESIDE["verdicts"].read_text())
+    rows = {row["id"]: row for row in parse(site / "claims.html").select("table.ledger tbody tr")}
+    registry = sum((ROOT / "data" / "claims" / f"{p}.yaml").read_text().count("\n- id: ") for p in "ABCDE")
+    assert len(rows) == registry
+    for claim, entry in ledger.items():
+        row = rows[f"claim-{claim}"]
+        assert row["data-verdict"] == entry["verdict"], claim
+        assert row.select_one(f'a[href$="{entry["page"]}.html#evidence-{claim}"]'), claim
+    undecided = [row for claim, row in rows.items() if claim.removeprefix("claim-") not in ledger]
+    assert all("not yet written" in row.get_text() for row in undecided)
+
+
+def test_errata_name_exactly_what_does_not_hold_as_printed(site):
+    wrong = {
+        claim
+        for claim, entry in json.loads(BESIDE["verdicts"].read_text()).items()
+        if entry["verdict"] in ("fails", "holds-with-correction")
+    }
+    listed = [entry["id"].removeprefix("erratum-") for page in pages(site) for entry in parse(page).select(".erratum")]
+    assert sorted(listed) == sorted(wrong)
+
+
+def test_front_page_counts_come_from_the_ledger(site):
+    verdicts = [entry["verdict"] for entry in json.loads(BESIDE["verdicts"].read_text()).values()]
+    sentence = parse(site / "index.html").select_one(".ledger-sentence").get_text()
+    assert f"{len(verdicts)} are decided" in sentence
+    for verdict in set(verdicts):
+        assert f"{verdicts.count(verdict)} {verdict.replace('-', ' ')}" in sentence
+
+
+def test_figures_have_a_twin_for_dark_ground(site):
+    for page in pages(site):
+        light = [image["src"] for image in parse(page).select("figure img.only-light")]
+        dark = [image["src"] for image in parse(page).select("figure img.only-dark")]
+        assert [src.replace(".svg", "-dark.svg") for src in light] == dark
+        for src in dark:
+            drawing = (page.parent / src).read_text()
+            assert "#1b1e23" not in drawing and "#c9ced6" not in drawing, src
+
+
+BAD = """<html lang="en"><body><main><article><h1>Bad</h1><a href="gone.html">a</a><a href="#nowhere">b</a><a href="#here">c</a>
+<script src="https://cdn.example.org/x.js"></script><p id="here">Traceback (most recent call last)</p>
+<div class="cell_output"><figure id="one"><img src="bad.html"><figcaption><span class="caption-text">The gap closes in a few
+passes, then stays.</span></figcaption></figure></div>
+<figure><img src="bad.html" alt="_images/0123456789abcdef.svg"><figcaption><span class="caption-text">A</span></figcaption></figure>
+<figure><img src="bad.html" alt="The gap closes in a few passes, then stays."><figcaption><span class="caption-text">The gap
+closes in a few passes, then stays.</span></figcaption></figure><h1>Twice</h1></article></main></body></html>"""
+
+
+def test_the_checkers_see_a_bad_page(tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text(BAD)
+    links, pictures = broken_links(page), weak_alternatives(page)
+    assert [p.split(":")[0] for p in links] == ["gone.html", "#nowhere", "script is loaded from elsewhere"]
+    for said in ("no alternative text", "is a path", "repeats the caption"):
+        assert sum(said in problem for problem in pictures) == 1, pictures
+    assert figures_without_data(page) == ["one: no line with its data"]
+    assert unpublishable(page) == ["an error is shown", "2 headings of the first level"]
