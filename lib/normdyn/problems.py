@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 SMALL = 1 << 15  # entries below which double precision costs nothing
+CHUNK = 128  # rows that stay in the cache between two operations on them
 
 
 class VacuousUnit(ValueError):
@@ -49,8 +50,10 @@ class Block:
         if dtype is None:
             self.power = self.p * self.weights.abs().to(torch.float64).log()
             return
-        W = self.weights.to(dtype, copy=True)
-        self.power = W.square_() if self.p == 2 else W.abs_() if self.p == 1 else W.abs_().pow_(self.p)
+        self.power = torch.empty_like(self.weights, dtype=dtype, memory_format=torch.contiguous_format)
+        for rows, powers in zip(self.weights.split(CHUNK), self.power.split(CHUNK), strict=True):
+            powers.copy_(rows)
+            powers.square_() if self.p == 2 else powers.abs_() if self.p == 1 else powers.abs_().pow_(self.p)
 
     def multiply(self, x: Tensor, *, transposed: bool = False) -> Tensor:
         """Sums weighted by ``x``, in the block's dtype."""
@@ -224,12 +227,19 @@ class RescalingProblem:
         change = torch.cat([change.new_zeros(1), change])
         return z + shift[self.layer], log_in + change[self.layer], log_out + change[self.above]
 
+    def rescale_(self, weights: Sequence[Float[Tensor, "_ _"]], z: Float[Tensor, " n"]) -> None:
+        """Rescale the layers' weights by ``exp(z)`` in place; the function they compute is unchanged."""
+        a = z.exp()
+        for W, block in zip(weights, self.blocks, strict=True):
+            into, out_of = a[block.target].to(W.dtype), a[block.source].reciprocal().to(W.dtype)
+            for rows, factors in zip(W.split(CHUNK), into.split(CHUNK), strict=True):
+                rows.mul_(factors[:, None]).mul_(out_of)
+
     def rescaled(self, weights: Sequence[Float[Tensor, "_ _"]], z: Float[Tensor, " n"]) -> list[Tensor]:
-        """The layers' weights after rescaling by ``exp(z)``; the function they compute is unchanged."""
-        return [
-            W * z[block.target, None].exp().to(W.dtype) * (-z[block.source]).exp().to(W.dtype)
-            for W, block in zip(weights, self.blocks, strict=True)
-        ]
+        """The layers' weights after rescaling by ``exp(z)``, as new tensors."""
+        weights = [W.detach().clone() for W in weights]
+        self.rescale_(weights, z)
+        return weights
 
 
 def check_exponents(p: float, q: float) -> None:
