@@ -1,6 +1,7 @@
 """Networks on graphs and in layers against loops over units, torch's own layers and graph theory."""
 
 import math
+from itertools import pairwise
 
 import networkx as nx
 import pytest
@@ -56,9 +57,10 @@ def test_layers_agree_with_torch_and_with_their_graph():
     weights = layered_weights(widths, stream(1))
     biases = [torch.randn(n, generator=stream(n), dtype=torch.float64) for n in widths[1:]]
     X = torch.randn(20, 4, generator=stream(2), dtype=torch.float64)
-    model = nn.Sequential(*(m for n, k in zip(widths, widths[1:]) for m in (nn.Linear(n, k), nn.ReLU())))[:-1].double()
+    modules = [m for n, k in pairwise(widths) for m in (nn.Linear(n, k), nn.ReLU())]
+    model = nn.Sequential(*modules[:-1]).double()
     with torch.no_grad():
-        for layer, W, b in zip(model[::2], weights, biases):
+        for layer, W, b in zip(model[::2], weights, biases, strict=True):
             layer.weight.copy_(W), layer.bias.copy_(b)
         expected = model(X)
     matrix, hidden = layered_matrix(weights)

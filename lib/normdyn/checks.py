@@ -38,4 +38,4 @@ def observed_order(errors: Sequence[float], steps: Sequence[float]) -> float:
         raise ValueError(f"need two or more errors with their steps, got {len(errors)} and {len(steps)}")
     x, y = ([math.log(v) for v in values] for values in (steps, errors))
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)

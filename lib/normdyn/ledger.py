@@ -255,7 +255,7 @@ def line(evidence: Evidence) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Two digits; exact zero as 0; numbers below rounding are only said to be so, as they differ by machine."""
+    """A few digits; exact zero as 0, no number as a dash."""
     if value is None:
         return "–"
     return "0" if value == 0 else f"{value:.1e}" if abs(value) < 1e-2 or abs(value) >= 1e4 else f"{value:.3g}"
@@ -278,8 +278,8 @@ def card(evidence: Evidence) -> str:
     else:
         printed = "" if evidence.printed is None else f" · as printed <b>{_number(evidence.printed)}</b>"
         lines.append(
-            f'<span class="verdict-numbers">measured <b>{_number(evidence.value)}</b>{printed} · bound <b>{_number(evidence.bound)}</b>'
-            f" ({html.escape(evidence.reason)}) · control <b>{_number(evidence.control)}</b></span>"
+            f'<span class="verdict-numbers">measured <b>{_number(evidence.value)}</b>{printed}'
+            f" · bound <b>{_number(evidence.bound)}</b> ({html.escape(evidence.reason)}) · control <b>{_number(evidence.control)}</b></span>"
         )
     if evidence.note:
         lines.append(f'<span class="verdict-text">{html.escape(evidence.note)}</span>')
@@ -292,4 +292,5 @@ def row(evidence: Evidence) -> str:
     texts = [t for t in (evidence.shown, evidence.correction, evidence.note, evidence.reason) if t]
     details = f'<div class="verdict-text">{html.escape(" · ".join(texts))}</div>'
     cells = "".join(f"<td>{_number(v)}</td>" for v in (evidence.value, evidence.bound, evidence.control))
-    return f'<tr id="evidence-{claim}"><td><span class="verdict-claim">{claim}</span>{details}</td><td>{_mark(evidence)}</td>{cells}</tr>'
+    first = f'<td><span class="verdict-claim">{claim}</span>{details}</td><td>{_mark(evidence)}</td>'
+    return f'<tr id="evidence-{claim}">{first}{cells}</tr>'

@@ -1,7 +1,7 @@
 """Networks as functions of tensors: any feedforward graph (paper E's setting) and layered ones.
 
-A graph on ``n`` units is an ``n x n`` matrix ``W`` with ``W[i, j]`` the weight into unit ``i`` from unit ``j``, strictly
-lower triangular. Inputs come first, outputs last, hidden units between them.
+A graph on ``n`` units is an ``n x n`` matrix ``W`` with ``W[i, j]`` the weight into unit ``i`` from unit ``j``,
+strictly lower triangular. Inputs come first, outputs last, hidden units between them.
 """
 
 from collections.abc import Callable, Sequence
