@@ -137,7 +137,7 @@ def test_a_failing_cell_stops_the_build_with_a_report_and_keeps_the_rest(book):
     assert process.returncode == 1
     assert "chapters/part/one.md failed in code cell 2:" in text
     assert "    raise RuntimeError('the pump is dry')" in text
-    assert "RuntimeError: the pump is dry" in text
+    assert "at: raise RuntimeError('the pump is dry')\nRuntimeError: the pump is dry\nlog: " in text
     log = re.search(r"^log: (.*)$", text, flags=re.MULTILINE)[1]
     assert "the pump is dry" in (book.root / log).read_text(encoding="utf-8")
     assert "1 of 2 chapters failed; the finished ones are kept" in text

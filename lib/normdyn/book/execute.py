@@ -163,10 +163,12 @@ def _failure(layout: Layout, page: str, error: Exception) -> ChapterFailed:
     """Store the report of a failure and make the exception that carries it."""
     code = [line for line in getattr(error, "source", "").strip().split("\n") if line.strip()]
     message = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else str(error)
+    traceback = ANSI.sub("", "\n".join(getattr(error, "traceback", [])))
     report = {
         "page": page,
         "cell": max(1, getattr(error, "cell_index", 0)),  # counted from 1; papermill's own cell stands second
         "source": code[:6] + (["..."] if len(code) > 6 else []),
+        "line": (re.findall(r"^-+> *\d+ (.*)$", traceback, flags=re.MULTILINE) or [""])[0].strip(),
         "error": ANSI.sub("", message).strip()[:600],
         "log": str(layout.log(page).relative_to(layout.root)),
     }
@@ -178,7 +180,9 @@ def format_report(report: dict) -> str:
     """The failure of one chapter in a few lines: chapter, cell, error, log."""
     where = f" in code cell {report['cell']}:" if report["source"] else ":"
     head = f"chapters/{report['page']}.md failed{where}"
-    return "\n".join([head, *(f"    {line}" for line in report["source"]), report["error"], f"log: {report['log']}"])
+    at = [f"at: {report['line']}"] if report["line"] else []
+    source = [f"    {line}" for line in report["source"]]
+    return "\n".join([head, *source, *at, report["error"], f"log: {report['log']}"])
 
 
 def versions() -> dict[str, str]:
