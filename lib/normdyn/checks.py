@@ -11,6 +11,7 @@ def relative_error(measured: Float[Tensor, "..."], predicted: Float[Tensor, "...
     """Largest absolute difference over the largest predicted magnitude; absolute where the prediction is zero.
 
     Example:
+        >>> import torch
         >>> relative_error(torch.tensor([1.0, 2.2]), torch.tensor([1.0, 2.0]))  # doctest: +ELLIPSIS
         0.1000000...
     """

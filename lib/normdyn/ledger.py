@@ -279,7 +279,8 @@ def card(evidence: Evidence) -> str:
         printed = "" if evidence.printed is None else f" · as printed <b>{_number(evidence.printed)}</b>"
         lines.append(
             f'<span class="verdict-numbers">measured <b>{_number(evidence.value)}</b>{printed}'
-            f" · bound <b>{_number(evidence.bound)}</b> ({html.escape(evidence.reason)}) · control <b>{_number(evidence.control)}</b></span>"
+            f" · bound <b>{_number(evidence.bound)}</b> ({html.escape(evidence.reason)})"
+            f" · control <b>{_number(evidence.control)}</b></span>"
         )
     if evidence.note:
         lines.append(f'<span class="verdict-text">{html.escape(evidence.note)}</span>')
