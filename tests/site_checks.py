@@ -61,7 +61,7 @@ def weak_alternatives(page: Path) -> list[str]:
             problems.append(f"{image.get('src')}: the alternative text repeats the caption")
         elif figure and len(text.split()) < 8:
             problems.append(f"{image.get('src')}: the alternative text says too little: {text}")
-        if figure and caption is None:
+        if caption is None and (figure or image.find_parent(class_="cell_output")):
             problems.append(f"{image.get('src')}: no caption")
     return problems
 

@@ -1,4 +1,4 @@
-"""The built site in a browser: pages open, speak to nobody else, typeset their mathematics, fit a phone, and are accessible."""
+"""The built site in a browser: pages open, load nothing from elsewhere, typeset, fit a phone, and are accessible."""
 
 import functools
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
+
 from site_checks import pages
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,8 @@ UNTYPESET = r"""() => {
   for (let node = walker.nextNode(); node; node = walker.nextNode())
     if (/\\\(|\\\[|\$\$|Math input error/.test(node.data) && !node.parentElement.closest("pre, code, script, style"))
       bad.push(node.data.trim().slice(0, 80));
-  const formulas = document.querySelectorAll(".math").length, typeset = document.querySelectorAll("mjx-container").length;
+  const formulas = document.querySelectorAll(".math").length;
+  const typeset = document.querySelectorAll("mjx-container").length;
   if (typeset < formulas) bad.push(`${typeset} of ${formulas} formulas are typeset`);
   return bad;
 }"""
@@ -44,7 +46,8 @@ WIDER = """() => [...document.querySelectorAll("main *")]
 THIN = """() => {
   const seen = {};
   for (const row of document.querySelectorAll("table.ledger tbody tr")) {
-    const look = [row.dataset.verdict, row.dataset.core, !!row.querySelector(".ledger-correction"), !!row.querySelector(".ledger-note")];
+    const parts = [".ledger-correction", ".ledger-note"].map((part) => row.querySelector(part) !== null);
+    const look = [row.dataset.verdict, row.dataset.core, ...parts];
     seen[look] = (seen[look] ?? 0) + 1;
     if (seen[look] > 2) row.remove();
   }
@@ -111,9 +114,9 @@ def open_page(tab, host, name):
     tab.evaluate("() => window.dispatchEvent(new Event('resize'))")
 
 
-def violations(tab):
+def violations(tab, options=AXE):
     """What axe finds, in a line a rule."""
-    found = Axe().run(tab, options=AXE).response["violations"]
+    found = Axe().run(tab, options=options).response["violations"]
     return [f"{v['id']}: {v['help']} ({len(v['nodes'])}x, {v['nodes'][0]['html'][:160]})" for v in found]
 
 
@@ -141,7 +144,7 @@ def test_page(tab, host, name):
 
 def test_claims_can_be_filtered(tab, host):
     open_page(tab, host, "claims.html?paper=E")
-    shown = "() => [...document.querySelectorAll('table.ledger tbody tr')].filter((row) => !row.hidden).map((row) => row.dataset)"
+    shown = "() => [...document.querySelectorAll('table.ledger tbody tr:not([hidden])')].map((row) => row.dataset)"
     rows = tab.evaluate(shown)
     assert rows and {row["paper"] for row in rows} == {"E"}
     kind = rows[0]["kind"]
@@ -160,9 +163,9 @@ def test_a_link_to_a_claim_shows_its_row(tab, host):
 
 
 def test_dark_mode_shows_the_dark_drawing(tab, host):
-    name = next(n for n in NAMES if (SITE / n).read_text().find("only-dark") > 0)
+    name = next(n for n in NAMES if (SITE / n).read_text().find("dark-ground") > 0)
     open_page(tab, host, name)
-    for theme, visible in (("light", "only-light"), ("dark", "only-dark")):
+    for theme, visible in (("light", "light-ground"), ("dark", "dark-ground")):
         set_theme(tab, theme)
         images = tab.locator("figure img")
         for i in range(images.count()):
@@ -174,7 +177,8 @@ def test_dark_mode_shows_the_dark_drawing(tab, host):
         assert style == ["none", "rgba(0, 0, 0, 0)"]
 
 
-BAD = """data:text/html,<html><body><main><h1>Bad</h1><div class="math">\\(x\\)</div><img src="data:,"><div style="width:900px">wide</div>
+BAD = """data:text/html,<html><body><main><h1>Bad</h1><div class="math">\\(x\\)</div><img src="data:,">
+<div style="width:900px">wide</div>
 <p style="color:%23ccc;background:%23fff">pale</p></main></body></html>"""
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from site_checks import broken_links, figures_without_data, pages, parse, unpublishable, weak_alternatives
 
 ROOT = Path(__file__).parents[1]
@@ -79,21 +80,26 @@ def test_front_page_counts_come_from_the_ledger(site):
 
 def test_figures_have_a_twin_for_dark_ground(site):
     for page in pages(site):
-        light = [image["src"] for image in parse(page).select("figure img.only-light")]
-        dark = [image["src"] for image in parse(page).select("figure img.only-dark")]
+        light = [image["src"] for image in parse(page).select("figure img.light-ground")]
+        dark = [image["src"] for image in parse(page).select("figure img.dark-ground")]
         assert [src.replace(".svg", "-dark.svg") for src in light] == dark
         for src in dark:
             drawing = (page.parent / src).read_text()
             assert "#1b1e23" not in drawing and "#c9ced6" not in drawing, src
 
 
-BAD = """<html lang="en"><body><main><article><h1>Bad</h1><a href="gone.html">a</a><a href="#nowhere">b</a><a href="#here">c</a>
-<script src="https://cdn.example.org/x.js"></script><p id="here">Traceback (most recent call last)</p>
-<div class="cell_output"><figure id="one"><img src="bad.html"><figcaption><span class="caption-text">The gap closes in a few
-passes, then stays.</span></figcaption></figure></div>
-<figure><img src="bad.html" alt="_images/0123456789abcdef.svg"><figcaption><span class="caption-text">A</span></figcaption></figure>
-<figure><img src="bad.html" alt="The gap closes in a few passes, then stays."><figcaption><span class="caption-text">The gap
-closes in a few passes, then stays.</span></figcaption></figure><h1>Twice</h1></article></main></body></html>"""
+BAD = """<html lang="en"><body><main><article><h1>Bad</h1>
+<a href="gone.html">a</a><a href="#nowhere">b</a><a href="#here">c</a><script src="https://cdn.example.org/x.js"></script>
+<p id="here">Traceback (most recent call last)</p>
+<div class="cell_output"><figure id="one"><img src="bad.html"><figcaption>
+<span class="caption-text">The gap closes in a few passes, then stays.</span></figcaption></figure></div>
+<figure><img src="bad.html" alt="_images/0123456789abcdef.svg"><figcaption>
+<span class="caption-text">A</span></figcaption></figure>
+<figure><img src="bad.html" alt="The gap closes in a few passes, then stays."><figcaption>
+<span class="caption-text">The gap closes in a few passes,
+then stays.</span></figcaption></figure>
+<div class="cell_output"><img src="bad.html" alt="A curve that falls"></div>
+<h1>Twice</h1></article></main></body></html>"""
 
 
 def test_the_checkers_see_a_bad_page(tmp_path):
@@ -101,7 +107,7 @@ def test_the_checkers_see_a_bad_page(tmp_path):
     page.write_text(BAD)
     links, pictures = broken_links(page), weak_alternatives(page)
     assert [p.split(":")[0] for p in links] == ["gone.html", "#nowhere", "script is loaded from elsewhere"]
-    for said in ("no alternative text", "is a path", "repeats the caption"):
+    for said in ("no alternative text", "is a path", "repeats the caption", "no caption"):
         assert sum(said in problem for problem in pictures) == 1, pictures
     assert figures_without_data(page) == ["one: no line with its data"]
     assert unpublishable(page) == ["an error is shown", "2 headings of the first level"]

@@ -42,8 +42,9 @@ class Twins(SphinxTransform):
             twin.write_text(darken(file.read_text(encoding="utf-8")), encoding="utf-8")
             dark = image.deepcopy()
             dark["uri"] = uri.removesuffix(".svg") + "-dark.svg"
-            image["classes"].append("only-light")
-            dark["classes"].append("only-dark")
+            # Names of our own, as the theme's only-dark hides the caption too; its dark-light turns off its dimming.
+            image["classes"] += ["light-ground", "dark-light"]
+            dark["classes"] += ["dark-ground", "dark-light"]
             image.parent.insert(image.parent.index(image) + 1, dark)
 
 
@@ -70,7 +71,7 @@ def mend(page: str) -> str:
     """
     for wrong, right in MENDED:
         page = page.replace(wrong, right)
-    return page
+    return re.sub(r'(<section class="\w+-content") id="\w+-content"', r"\1", page)  # the same for every theorem
 
 
 def mend_pages(app: Sphinx, error: Exception | None) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 from docutils import nodes
-from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
@@ -158,11 +157,8 @@ def numbers(entry: dict[str, Any]) -> str:
     if entry.get("value") is None:
         return ""
     pairs = (("measured", "value"), ("bound", "bound"), ("control", "control"))
-    return (
-        '<dl class="ledger-numbers">'
-        + "".join(f"<dt>{name}</dt><dd>{number(entry.get(key))}</dd>" for name, key in pairs)
-        + "</dl>"
-    )
+    texts = (f"<span>{name} <b>{number(entry.get(key))}</b></span>" for name, key in pairs)
+    return f'<p class="ledger-numbers">{" ".join(texts)}</p>'
 
 
 # ---------------------------------------------------------------------------------------------------- roles, directives
@@ -185,6 +181,12 @@ class Ledgered(SphinxDirective):
         """Where the cell lies that decided a claim."""
         page = self.ledger().verdicts.get(claim, {}).get("page")
         return self.link(page, f"evidence-{claim}") if page else ""
+
+    def where(self, claim: str) -> str:
+        """A link to the deciding cell, or nothing."""
+        href = self.evidence(claim)
+        name = f'the deciding cell<span class="visually-hidden"> of {claim}</span>'
+        return f'<p class="ledger-where"><a href="{href}">{name}</a></p>' if href else ""
 
     def paper(self, key: str) -> dict[str, Any]:
         for paper in self.ledger().papers:
@@ -220,7 +222,8 @@ class Summary(Ledgered):
         body = "".join(self.row(ledger, paper, present) for paper in ledger.papers)
         foot = '<tr><th scope="row">All</th>' + self.cells(ledger.count(), present) + "</tr>"
         return self.html(
-            '<div class="ledger-scroll"><table class="ledger-summary"><caption class="visually-hidden">Claims of each paper by verdict</caption>'
+            '<div class="ledger-scroll"><table class="ledger-summary">'
+            '<caption class="visually-hidden">Claims of each paper by verdict</caption>'
             f'<thead><tr><th scope="col">Paper</th>{head}<th scope="col">all</th></tr></thead>'
             f"<tbody>{body}</tbody><tfoot>{foot}</tfoot></table></div>"
         )
@@ -275,7 +278,8 @@ class Claims(Ledgered):
         return self.html(
             f'<form class="ledger-filter" role="search" aria-label="Filter claims" hidden>{self.filters(keys, rows)}'
             f'<output class="ledger-found">{len(rows)} claims</output></form>'
-            '<table class="ledger"><thead><tr><th scope="col">Claim</th><th scope="col">Statement</th><th scope="col">Verdict</th></tr></thead>'
+            '<table class="ledger"><thead><tr><th scope="col">Claim</th><th scope="col">Statement</th>'
+            '<th scope="col">Verdict</th></tr></thead>'
             f"<tbody>{body}</tbody></table>"
         )
 
@@ -299,26 +303,24 @@ class Claims(Ledgered):
 
     def row(self, row: dict[str, Any]) -> str:
         claim, entry = row["id"], self.ledger().verdicts.get(row["id"], {})
-        verdict, where = self.ledger().verdict(claim), self.evidence(claim)
+        verdict, kind = self.ledger().verdict(claim), escape(row["kind"])
         core = ' <span class="ledger-core-mark">core</span>' if row["core"] else ""
         below = "".join(
-            f'<p class="ledger-{name}"><b>{label}.</b> {rich(entry[key])}</p>'
-            for name, key, label in (
-                ("correction", "correction", "Counterexample" if verdict == "fails" else "Correction"),
-                ("note", "note", "Note"),
+            f'<p class="ledger-{key}"><b>{label}.</b> {rich(entry[key])}</p>'
+            for key, label in (
+                ("correction", "Counterexample" if verdict == "fails" else "Correction"),
+                ("note", "Note"),
             )
             if entry.get(key)
         )
-        decided = (
-            f'<p class="ledger-where"><a href="{where}">the deciding cell<span class="visually-hidden"> of {claim}</span></a></p>'
-            if where
-            else ""
-        )
+        data = {"paper": row["paper"], "kind": kind, "verdict": verdict, "core": "true" if row["core"] else "false"}
+        attributes = " ".join(f'data-{name}="{value}"' for name, value in data.items())
         return (
-            f'<tr id="claim-{claim}" data-paper="{row["paper"]}" data-kind="{escape(row["kind"])}" data-verdict="{verdict}" data-core="{str(bool(row["core"])).lower()}">'
-            f'<th scope="row"><a class="ledger-id" href="#claim-{claim}">{claim}</a>{core}<span class="ledger-place">{escape(row["kind"])}, {rich(row["section"])}</span></th>'
+            f'<tr id="claim-{claim}" {attributes}>'
+            f'<th scope="row"><a class="ledger-id" href="#claim-{claim}">{claim}</a>{core}'
+            f'<span class="ledger-place">{kind}, {rich(row["section"])}</span></th>'
             f"<td><p>{rich(row['statement'])}</p>{below}</td>"
-            f"<td>{mark(verdict)}{numbers(entry)}{decided}</td></tr>"
+            f"<td>{mark(verdict)}{numbers(entry)}{self.where(claim)}</td></tr>"
         )
 
 
@@ -346,26 +348,21 @@ class Errata(Ledgered):
 
     def entry(self, row: dict[str, Any]) -> str:
         claim, entry = row["id"], self.ledger().verdicts[row["id"]]
-        href, where = self.link(CLAIMS, f"claim-{claim}"), self.evidence(claim)
+        href = self.link(CLAIMS, f"claim-{claim}")
         right = "Counterexample" if entry["verdict"] == "fails" else "What is right"
         note = f"<dt>Note</dt><dd>{rich(entry['note'])}</dd>" if entry.get("note") else ""
-        cell = (
-            f' <a href="{where}">the deciding cell<span class="visually-hidden"> of {claim}</span></a>' if where else ""
-        )
         return (
             f'<article class="erratum verdict-{entry["verdict"]}" id="erratum-{claim}" aria-label="{claim}">'
             f'<p class="erratum-head"><span class="verdict-claim">{claim}</span> {mark(entry["verdict"], href, claim)}'
             f' <span class="ledger-place">{escape(row["kind"])}, {rich(row["section"])}</span></p>'
             f"<dl><dt>As printed</dt><dd>{rich(row['statement'])}</dd>"
             f"<dt>{right}</dt><dd>{rich(entry['correction'])}</dd>{note}"
-            f"<dt>Evidence</dt><dd>{numbers(entry)}{cell}</dd></dl></article>"
+            f"<dt>Evidence</dt><dd>{numbers(entry)}{self.where(claim)}</dd></dl></article>"
         )
 
 
 class Papers(Ledgered):
     """``{paper-cards}``: one card a paper, which says how far it is."""
-
-    option_spec = {"class": directives.class_option}
 
     def run(self):
         return self.html('<ul class="papers">' + "".join(map(self.card, self.ledger().papers)) + "</ul>")

@@ -25,8 +25,10 @@ class RunStatus(Ledgered):
         head = "".join(f'<th scope="col">{name}</th>' for name in names)
         body = "".join(self.row(page, runs[page]) for page in pages)
         return self.html(
-            f"<p>{len(runs)} executed pages took {seconds:.0f} s of one core in total, and at most {memory / 2**20:.0f} MB each.</p>"
-            f'<div class="ledger-scroll"><table class="run-status"><caption class="visually-hidden">Runs of all pages</caption>'
+            f"<p>{len(runs)} executed pages took {seconds:.0f} s in total; "
+            f"none needed more than {memory / 2**20:.0f} MB.</p>"
+            '<div class="ledger-scroll"><table class="run-status">'
+            '<caption class="visually-hidden">Runs of all pages</caption>'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
