@@ -10,6 +10,7 @@ the page gives a reason for less; a check whose control passes is a broken check
 
 import html
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -261,6 +262,11 @@ def _number(value: float | None) -> str:
     return "0" if value == 0 else f"{value:.1e}" if abs(value) < 1e-2 or abs(value) >= 1e4 else f"{value:.3g}"
 
 
+def _text(text: str) -> str:
+    """Text for HTML; ``$...$`` becomes mathematics, in the form that Sphinx and Jupyter both typeset."""
+    return re.sub(r"\$([^$]+)\$", r'<span class="math notranslate nohighlight">\\(\1\\)</span>', html.escape(text))
+
+
 def _mark(evidence: Evidence) -> str:
     kind, claim = verdict(evidence), html.escape(evidence.claim)
     return f'<a class="verdict-mark verdict-{kind}" href="../claims.html#claim-{claim}">{kind.replace("-", " ")}</a>'
@@ -272,18 +278,18 @@ def card(evidence: Evidence) -> str:
     lines = [f'<span class="verdict-claim">{claim}</span> {_mark(evidence)}']
     if evidence.correction:
         label = "Counterexample" if kind == "fails" else "Correction"
-        lines.append(f'<span class="verdict-text">{label}: {html.escape(evidence.correction)}</span>')
+        lines.append(f'<span class="verdict-text">{label}: {_text(evidence.correction)}</span>')
     if evidence.value is None:
-        lines.append(f'<span class="verdict-text">{html.escape(evidence.reason)}</span>')
+        lines.append(f'<span class="verdict-text">{_text(evidence.reason)}</span>')
     else:
         printed = "" if evidence.printed is None else f" · as printed <b>{_number(evidence.printed)}</b>"
         lines.append(
             f'<span class="verdict-numbers">measured <b>{_number(evidence.value)}</b>{printed}'
-            f" · bound <b>{_number(evidence.bound)}</b> ({html.escape(evidence.reason)})"
+            f" · bound <b>{_number(evidence.bound)}</b> ({_text(evidence.reason)})"
             f" · control <b>{_number(evidence.control)}</b></span>"
         )
     if evidence.note:
-        lines.append(f'<span class="verdict-text">{html.escape(evidence.note)}</span>')
+        lines.append(f'<span class="verdict-text">{_text(evidence.note)}</span>')
     return f'<div class="verdict verdict-{kind}" id="evidence-{claim}">' + "".join(lines) + "</div>"
 
 
@@ -291,7 +297,7 @@ def row(evidence: Evidence) -> str:
     """The evidence as a row of a table."""
     claim = html.escape(evidence.claim)
     texts = [t for t in (evidence.shown, evidence.correction, evidence.note, evidence.reason) if t]
-    details = f'<div class="verdict-text">{html.escape(" · ".join(texts))}</div>'
+    details = f'<div class="verdict-text">{_text(" · ".join(texts))}</div>'
     cells = "".join(f"<td>{_number(v)}</td>" for v in (evidence.value, evidence.bound, evidence.control))
     first = f'<td><span class="verdict-claim">{claim}</span>{details}</td><td>{_mark(evidence)}</td>'
     return f'<tr id="evidence-{claim}">{first}{cells}</tr>'
