@@ -83,9 +83,10 @@ class Block:
         if not smallest > self.threshold():
             live = total[self.connected(transposed=transposed)]
             smallest = live.min().item() if len(live) else torch.inf
-        if smallest > self.threshold() and largest < torch.finfo(self.dtype).max:
+        if smallest > self.threshold() and self.scale < torch.finfo(self.dtype).max / max(self.weights.shape):
             return total.log_().add_(shift)
         self.form(torch.float64 if self.dtype == torch.float32 else None)
+        self.scale = max(1.0, self.power.sum(1).max().item()) if self.dtype is not None else 1.0
         return self.sums(log_x, transposed=transposed)
 
 
@@ -181,13 +182,13 @@ class RescalingProblem:
         blocks, threshold = (self.back if transposed else self.blocks), self.thresholds[transposed]
         if threshold is not None:
             shift = self.largest_of_layer(log_x)
-            x = (log_x - shift[self.layer]).exp()
+            x = (log_x - shift.index_select(0, self.layer)).exp_()
             total = torch.zeros_like(log_x)
             for block in blocks:
                 into, out_of = (block.source, block.target) if transposed else (block.target, block.source)
                 total[into] = block.multiply(x[out_of], transposed=transposed)
-            if (total >= threshold).all() and total.sum() < torch.inf:
-                return total.log_().add_(shift[self.above if transposed else self.below])
+            if (total >= threshold).all():
+                return total.log_().add_(shift.index_select(0, self.above if transposed else self.below))
         logs, threshold = torch.full_like(log_x, -torch.inf), torch.zeros_like(log_x)
         for block in blocks:
             into, out_of = (block.source, block.target) if transposed else (block.target, block.source)
@@ -210,7 +211,8 @@ class RescalingProblem:
     def log_totals(self, values: Float[Tensor, " n"]) -> Float[Tensor, " l"]:
         """Logarithm of each layer's sum of exponentials."""
         top = self.largest_of_layer(values)
-        return torch.zeros_like(top).index_add(0, self.layer, (values - top[self.layer]).exp()).log() + top
+        terms = (values - top.index_select(0, self.layer)).exp_()
+        return torch.zeros_like(top).index_add_(0, self.layer, terms).log_().add_(top)
 
     def equalize_layers(self, z: Tensor, log_in: Tensor, log_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""Minimise over rescalings that are constant on layers, in closed form and without a pass.
@@ -225,7 +227,8 @@ class RescalingProblem:
         shift = torch.zeros(len(self.layers), dtype=z.dtype, device=z.device)
         shift[1:-1] = change.cumsum(0)[:-1] / self.q
         change = torch.cat([change.new_zeros(1), change])
-        return z + shift[self.layer], log_in + change[self.layer], log_out + change[self.above]
+        spread = lambda values, layer: values.index_select(0, layer)
+        return z + spread(shift, self.layer), log_in + spread(change, self.layer), log_out + spread(change, self.above)
 
     def rescale_(self, weights: Sequence[Float[Tensor, "_ _"]], z: Float[Tensor, " n"]) -> None:
         """Rescale the layers' weights by ``exp(z)`` in place; the function they compute is unchanged."""
