@@ -147,7 +147,7 @@ def balanced_step(
     Source: Saul, Corollary 3.7, which leaves the discretisation open. Ours: see the module's text. With two stages the
     new ``V`` of a weight that passes zero is a square up to third order in the step (``p = 2``), so that moderate steps
     are taken almost whole; with one stage and ``p > 1`` the first weight to reach zero stops all progress. A weight
-    that the error holds at zero from both sides (a kink there: the only input of a ReLU) stops it with two stages as well.
+    that the error holds at zero from both sides (a kink there: the only input of a ReLU) stops two stages too.
     """  # fmt: skip
     W, norm, decay = list(weights), {"p": p, "q": q}, {"strength": strength}
     slopes, free_slopes = _finite(gradient(W, list(free)))
