@@ -327,7 +327,7 @@ def convex_optimum(
         return value.item(), torch.autograd.grad(value, free)[0].cpu().numpy()
 
     size = int(hidden.sum())
-    options = {"maxiter": 20_000, "maxfun": 40_000, "maxcor": 30, "ftol": 0.0, "gtol": 1e-9}
+    options = {"maxiter": 3000, "maxfun": 6000, "maxcor": 30, "ftol": 0.0, "gtol": 1e-9}
     x = scipy.optimize.minimize(
         value_and_gradient, torch.zeros(size).double().numpy(), jac=True, method="L-BFGS-B", options=options
     ).x
