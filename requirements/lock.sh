@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 for name in $(compgen -e); do case $name in UV_* | PIP_*) unset "$name" ;; esac; done
 compile() {
     ../.venv/bin/uv --no-config pip compile --quiet --universal --python-version 3.11 --system-certs \
-        --default-index https://pypi.org/simple --no-annotate --no-header "$@"
+        --no-annotate --no-header "$@"
 }
 # torch is chosen in torch.txt: its build (CPU or CUDA) and the libraries which that build needs depend on the machine.
 skip=()
