@@ -19,13 +19,12 @@ def relative_error(measured: Float[Tensor, "..."], predicted: Float[Tensor, "...
         raise ValueError(
             f"measured has shape {tuple(measured.shape)}, predicted {tuple(predicted.shape)}: compare like with like"
         )
-    scale = predicted.abs().max().item()
-    return (measured - predicted).abs().max().item() / (scale or 1.0)
+    return _number((measured - predicted).abs().max().item() / (predicted.abs().max().item() or 1.0))
 
 
 def largest(values: Float[Tensor, "..."]) -> float:
     """Largest magnitude of a tensor, as a number."""
-    return values.abs().max().item()
+    return _number(values.abs().max().item())
 
 
 def observed_order(errors: Sequence[float], steps: Sequence[float]) -> float:
@@ -39,4 +38,13 @@ def observed_order(errors: Sequence[float], steps: Sequence[float]) -> float:
         raise ValueError(f"need two or more errors with their steps, got {len(errors)} and {len(steps)}")
     x, y = ([math.log(v) for v in values] for values in (steps, errors))
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    return _number(
+        sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    )
+
+
+def _number(value: float) -> float:
+    """Python's ``max`` and ``min`` drop a nan that does not come first: it must not leave this module."""
+    if math.isnan(value):
+        raise ValueError("the disagreement is not a number: look for nan, or an infinity on both sides")
+    return value
