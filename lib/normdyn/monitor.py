@@ -37,6 +37,7 @@ from normdyn.modules import CONVOLUTIONS, HOMOGENEOUS, POOLING, UnsupportedModel
 
 LINEAR = (nn.Linear, *CONVOLUTIONS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding)
 SHAPES = (nn.Flatten, nn.Unflatten, nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle)
+KNOWN = (*LINEAR, *HOMOGENEOUS, *POOLING, *SHAPES)
 COLUMNS = ("learning_rate", "squared_norm", "rate", "flow", "broken", "decay", "optimizer", "step_term", "law",
            "k_eff", "order", "flow_error", "error", "law_error")  # fmt: skip
 TERMS = ("flow", "broken", "decay", "optimizer", "step_term")
@@ -53,7 +54,7 @@ class LayerReport(NamedTuple):
 
     Attributes:
         layer: Its name in the model.
-        order: Product of homogeneity orders ``K`` that the law is tested with: the caller's, or the multiple of 1/2
+        order: Product of homogeneity orders ``K`` that the law is tested with: the caller's, or the whole number
             nearest to ``k_eff``.
         k_eff: Least-squares fit of ``<W, g> = k <f, grad_f L>`` over the steps.
         misfit: Root mean square of ``<W, g> - K <f, grad_f L>`` relative to that of ``<f, grad_f L>``.
@@ -85,12 +86,13 @@ class NormMonitor:
         optimizer: Any that steps without a closure. Parameters of the model that it holds are recorded.
         output: Picks the tensor through which all influence of the layers passes from what the model returns;
             needed if that is not a tensor.
-        orders: Product of homogeneity orders by parameter name, or one number for all; found numerically if absent.
+        orders: Product of homogeneity orders by parameter name, or one number for all; whole numbers found
+            numerically if absent.
         junctions: Pairs of parameter names, neighbours whose balance is recorded. Absent, all neighbours in a chain of
             linear and convolution layers, and none where the model is not a homogeneous chain.
         every: Record every so many steps.
 
-    Memory: 32 bytes a parameter, and 6 numbers a tensor and step.
+    Memory: 32 bytes a parameter, 56 where balances are recorded, and 6 numbers a tensor and step.
 
     Raises:
         ValueError: The optimiser holds no parameter of the model, they are on several devices, or a name is unknown.
@@ -222,22 +224,22 @@ class NormMonitor:
         self._step += 1
 
     def _balances(self) -> list[Tensor]:
-        """Norms over the units of a junction: of the balance, its first-order and its second-order change."""
-        sizes = []
-        for i, j, inner in self._pairs:
-            below = self._rows[:, self._slices[i]].unflatten(1, (len(self._parameters[i]), -1))
-            above = self._rows[:, self._slices[j]].unflatten(1, inner)
-            pairs = ((0, 0), (0, 3), (3, 3))
-            terms = [(below[a] * below[b]).sum(1) - (above[a] * above[b]).sum((0, 2)) for a, b in pairs]
-            sizes.append(torch.stack(terms).norm(dim=1))
-        return sizes
+        """For each unit of each junction: its balance, and half of the first- and the second-order change."""
+        if not self._junctions:
+            return []
+        for product, i, j in zip(self._products, (0, 0, 3), (0, 3, 3), strict=True):
+            torch.mul(self._rows[i], self._rows[j], out=product)
+        return [(below.sum(2) - above.sum((1, 3))).flatten() for below, above in self._sides]
 
     def _fold(self) -> None:
+        """Shrink the latest records to what is kept, still on the device."""
         if not self._records:
             return
         records, L = torch.stack(self._records), len(self.names)
         grams = records[:, : 16 * L].unflatten(1, (L, 16))[:, :, list(_KEPT)].flatten(1)
-        self._folded.append(torch.cat([grams, records[:, 16 * L :]], 1))
+        units = records[:, 16 * L + 4 :].split([3 * below.shape[1] for below, _ in self._sides], 1)
+        balances = [junction.unflatten(1, (3, -1)).norm(dim=2) for junction in units]
+        self._folded.append(torch.cat([grams, records[:, 16 * L : 16 * L + 4], *balances], 1))
         self._records = []
 
     def _workspace(self) -> tuple[Tensor, list[list[Tensor]]]:
@@ -250,12 +252,12 @@ class NormMonitor:
         self._slices = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
         self._blocks = [rows[:, s] for s in self._slices]
         views = [[row[s].view_as(p) for s, p in zip(self._slices, self._parameters, strict=True)] for row in rows]
-        index = {name: k for k, name in enumerate(self.names)}
-        self._pairs = []
+        self._products = rows.new_zeros(3, rows.shape[1] if self._junctions else 0)
+        self._sides = []
         for below, above in self._junctions:
-            i, j = index[below], index[above]
-            units = len(self._parameters[i])
-            self._pairs.append((i, j, (len(self._parameters[j]), units, -1)))
+            (s, W), (t, V) = ((self._slices[k], self._parameters[k]) for k in map(self.names.index, (below, above)))
+            incoming = self._products[:, s].view(3, len(W), -1)
+            self._sides.append((incoming, self._products[:, t].view(3, len(V), len(W), -1)))
         return rows, views
 
     def _fingerprint(self) -> tuple:
@@ -318,11 +320,15 @@ class NormMonitor:
         }  # fmt: skip
 
     def _order(self, d: Mapping[str, Tensor]) -> Tensor:
-        fit = (d["Wg"] * d["a"]).sum(0) / d["a"].square().sum(0)
-        nearest = (2 * fit).round().clamp_min(0) / 2
+        """``K`` of each tensor: the whole number that fits best, the layer alone or with the biases from it upward."""
+        a, found = d["a"][:, 0], []
         for k, name in enumerate(self.names):
-            nearest[k] = self._orders.get(name, math.nan if _is_bias(name) else nearest[k].item())
-        return nearest
+            alone = d["Wg"][:, k]
+            sums = (alone, alone + d["Wg"][:, self._biases(name, order=1.0)].sum(1))
+            fits = [max(0.0, (s @ a / (a @ a)).nan_to_num().round().item()) for s in sums]
+            best = min((_ratio((s - K * a).norm().item(), a.norm().item()), K) for s, K in zip(sums, fits, strict=True))
+            found.append(self._orders.get(name, math.nan if _is_bias(name) else best[1]))
+        return torch.tensor(found, dtype=torch.float64)
 
     def _flow_error(self, d: Mapping[str, Tensor], order: Tensor) -> Tensor:
         modules = len({name.rpartition(".")[0] for name in self.names})
@@ -417,42 +423,47 @@ class NormMonitor:
         misfit = _ratio(miss.norm().item(), scale)
         exact = bool((miss.abs() <= bar).all())
         status = "exact" if exact else "approximate" if misfit <= tolerance else "not covered"
-        later = self._later(self.names[k])
-        biases = [i for i, name in enumerate(self.names) if _is_bias(name) and name.rpartition(".")[0] in later]
+        biases = self._biases(self.names[k], K)
         graded = _ratio((miss + d["Wg"][:, biases].sum(1)).norm().item(), scale)
         fit = ((Wg * a).sum() / a.square().sum()).item()
         restored = bool(biases) and not exact and bool(((miss + d["Wg"][:, biases].sum(1)).abs() <= 2 * bar).all())
         reasons = () if exact else self._reasons(self.names[k], K, restored)
         return LayerReport(self.names[k], K, fit, misfit, _ratio(bar.norm().item(), scale), status, graded, reasons)
 
-    def _later(self, name: str) -> list[str]:
-        """Names of the modules called from this parameter's own on, in the first forward pass that was seen."""
+    def _later(self, name: str, order: float) -> list[tuple[str, nn.Module]]:
+        """Modules from this parameter's own on, as called in the first forward pass that was seen.
+
+        Under order 0 the list ends with the first normalisation: what comes later cannot matter.
+        """
+        owner, modules = name.rpartition(".")[0], dict(self._model.named_modules())
+        later = list(dict.fromkeys(self._called[self._called.index(owner) :] if owner in self._called else [owner]))
+        last = [k for k, other in enumerate(later) if order == 0 and other != owner and _normalises(modules[other])]
+        return [(other, modules[other]) for other in (later[: last[0] + 1] if last else later)]
+
+    def _biases(self, name: str, order: float) -> list[int]:
+        """Biases from this parameter's module upward; under order 0 those below the normalisation."""
         owner = name.rpartition(".")[0]
-        return list(dict.fromkeys(self._called[self._called.index(owner) :] if owner in self._called else [owner]))
+        later = {other for other, m in self._later(name, order) if order > 0 or other == owner or not _normalises(m)}
+        return [i for i, b in enumerate(self.names) if _is_bias(b) and b.rpartition(".")[0] in later]
 
     def _reasons(self, name: str, order: float, restored: bool) -> tuple[str, ...]:
-        """What stands in the way, module by module from the layer upward; under order 0 to the first normalisation."""
-        found, biases, modules, owner = [], [], dict(self._model.named_modules()), name.rpartition(".")[0]
-        for other in self._later(name):
-            module = modules[other]
-            if getattr(module, "bias", None) is not None:
+        """What stands in the way, module by module from the layer upward."""
+        found, biases, owner = [], [], name.rpartition(".")[0]
+        for other, module in self._later(name, order):
+            normalises = _normalises(module) and other != owner
+            if getattr(module, "bias", None) is not None and not (normalises and order == 0):
                 biases.append(other)
-            if _normalises(module):
-                if other != owner:
-                    found += [f"{other} ({type(module).__name__}) {flaw}" for flaw in _flaws(module)]
-                if order == 0 and other != owner:
-                    break
-            elif not next(module.children(), None) and not isinstance(
-                module, (*LINEAR, *HOMOGENEOUS, *POOLING, *SHAPES)
-            ):
+            if normalises:
+                found += [f"{other} ({type(module).__name__}) {flaw}" for flaw in _flaws(module)]
+            elif not _normalises(module) and not next(module.children(), None) and not isinstance(module, KNOWN):
                 found.append(f"{other} ({type(module).__name__}) is not homogeneous, or not known to be")
         if restored:
             return (f"bias of {', '.join(biases)}: the law holds for the layer together with these biases",)
         if biases:
             found.append(f"bias of {', '.join(biases)}")
         return tuple(found) or (
-            "no module accounts for it: a function in forward (activation, attention, eps), or gradients changed "
-            "between backward and step",
+            "no module accounts for it: a function in forward (activation, attention, skip connection), or gradients "
+            "changed between backward and step",
         )
 
     def plot(self, ax: Sequence | None = None):
@@ -544,4 +555,4 @@ def _flaws(module: nn.Module) -> list[str]:
     frozen = getattr(module, "running_mean", None) is not None and not module.training
     eps = getattr(module, "eps", 0.0)
     eps = torch.finfo(torch.float32).eps if eps is None else eps
-    return ["uses running statistics"] * frozen + [f"has eps = {eps:g}"] * (eps > 0)
+    return ["uses running statistics"] if frozen else [f"has eps = {eps:g}"] * (eps > 0)
