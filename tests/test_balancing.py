@@ -102,6 +102,18 @@ def test_imbalance_decays_and_charge_with_biases_decays(p, q, seed):
     assert (path["b"][1] - path["b"][0]).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize(("p", "q"), NORMS)
+def test_the_error_does_not_feel_the_compensation(p, q):
+    params, hidden, error = problem(7)
+    slope = gradient(error)(params)
+    plain, compensated = (
+        minimum_norm_flow(error, hidden, p=p, q=q, bias_speed=1.0, compensate=c)(params) for c in (False, True)
+    )
+    added = {name: compensated[name] - plain[name] for name in params}
+    parts = torch.stack([(slope[name] * added[name]).sum() for name in params])
+    assert relative_error(-parts[:1], parts[1:]) < 1e-10 and parts.abs().min() > 1e-6
+
+
 @pytest.mark.parametrize("activation", [torch.relu, torch.nn.functional.leaky_relu])
 def test_biases_move_the_balance_by_their_own_flow(activation):
     params, hidden, error = problem(4, activation)

@@ -94,7 +94,7 @@ def test_order_of_convergence_and_exact_balance_on_a_graph(graph, p, q):
         return [slope["W"]], [torch.where(hidden, 0.0, slope["b"])]
 
     for stages in (1, 2):
-        errors, counts = [], (4, 8, 16)
+        errors, free_errors, counts = [], [], (4, 8, 16)
         for count in counts:
             weights, free, step = [start["W"]], [start["b"]], span / count
             for _ in range(count):
@@ -103,9 +103,11 @@ def test_order_of_convergence_and_exact_balance_on_a_graph(graph, p, q):
                 )
                 assert taken == step
             errors.append(relative_error(weights[0], exact["W"][-1]))
+            free_errors.append(relative_error(free[0], exact["b"][-1]))
             kept = math.exp(-strength * span) * charge(start["W"])
             assert relative_error(charge(weights[0]), kept) < 1e-12
-        assert abs(observed_order(errors, [1 / count for count in counts]) - stages) < 0.2, errors
+        for measured in (errors, free_errors):
+            assert abs(observed_order(measured, [1 / count for count in counts]) - stages) < 0.2, measured
 
 
 @pytest.mark.parametrize(("p", "q"), EXPONENTS)
@@ -247,6 +249,15 @@ def test_two_stages_go_through_zero_and_one_does_not(p, q):
     model = one_unit([0.5, 0.3])
     stuck = fit(model, BalancedDescent(model, 0.3, p=p, q=q, stages=1))
     assert 0 <= stuck[0] < 0.1
+
+
+def test_two_stages_may_take_twice_the_longest_step_when_signs_cannot_change():
+    weight, slope = torch.full((1, 1), 2.0, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    gradient = lambda weights, free: ([slope], [])
+    (moved,), _, taken = balanced_step([weight], [], gradient, step=1.5, p=1.0, q=1.0, stages=2)
+    assert taken == 1.5 and moved.item() == pytest.approx(2 - 1.5 * 0.25 * 2)  # V - h Z g with Z = (1 - h/2) V
+    *_, taken = balanced_step([weight], [], gradient, step=1.5, p=1.0, q=1.0, stages=1)
+    assert taken == pytest.approx(0.99)
 
 
 def test_zero_weights_absorb_except_with_two_stages_and_p_above_one():
