@@ -427,7 +427,7 @@ class NormMonitor:
         graded = _ratio((miss + d["Wg"][:, biases].sum(1)).norm().item(), scale)
         fit = ((Wg * a).sum() / a.square().sum()).item()
         restored = bool(biases) and not exact and bool(((miss + d["Wg"][:, biases].sum(1)).abs() <= 2 * bar).all())
-        reasons = () if exact else self._reasons(self.names[k], K, restored)
+        reasons = () if exact else self._reasons(self.names[k], K, restored, status == "not covered")
         return LayerReport(self.names[k], K, fit, misfit, _ratio(bar.norm().item(), scale), status, graded, reasons)
 
     def _later(self, name: str, order: float) -> list[tuple[str, nn.Module]]:
@@ -436,7 +436,8 @@ class NormMonitor:
         Under order 0 the list ends with the first normalisation: what comes later cannot matter.
         """
         owner, modules = name.rpartition(".")[0], dict(self._model.named_modules())
-        later = list(dict.fromkeys(self._called[self._called.index(owner) :] if owner in self._called else [owner]))
+        start = self._called.index(owner) if owner in self._called else 0  # a parameter of no leaf: all that is called
+        later = list(dict.fromkeys(self._called[start:]))
         last = [k for k, other in enumerate(later) if order == 0 and other != owner and _normalises(modules[other])]
         return [(other, modules[other]) for other in (later[: last[0] + 1] if last else later)]
 
@@ -446,25 +447,22 @@ class NormMonitor:
         later = {other for other, m in self._later(name, order) if order > 0 or other == owner or not _normalises(m)}
         return [i for i, b in enumerate(self.names) if _is_bias(b) and b.rpartition(".")[0] in later]
 
-    def _reasons(self, name: str, order: float, restored: bool) -> tuple[str, ...]:
-        """What stands in the way, module by module from the layer upward."""
-        found, biases, owner = [], [], name.rpartition(".")[0]
+    def _reasons(self, name: str, order: float, restored: bool, gross: bool) -> tuple[str, ...]:
+        """What may stand in the way, module by module from the layer upward; the smallest suspects last."""
+        found, flaws, biases, owner = [], [], [], name.rpartition(".")[0]
         for other, module in self._later(name, order):
             normalises = _normalises(module) and other != owner
             if getattr(module, "bias", None) is not None and not (normalises and order == 0):
                 biases.append(other)
             if normalises:
-                found += [f"{other} ({type(module).__name__}) {flaw}" for flaw in _flaws(module)]
+                flaws += [f"{other} ({type(module).__name__}) {flaw}" for flaw in _flaws(module)]
             elif not _normalises(module) and not next(module.children(), None) and not isinstance(module, KNOWN):
                 found.append(f"{other} ({type(module).__name__}) is not homogeneous, or not known to be")
         if restored:
             return (f"bias of {', '.join(biases)}: the law holds for the layer together with these biases",)
-        if biases:
-            found.append(f"bias of {', '.join(biases)}")
-        return tuple(found) or (
-            "no module accounts for it: a function in forward (activation, attention, skip connection), or gradients "
-            "changed between backward and step",
-        )
+        found += [f"bias of {', '.join(biases)}"] * bool(biases)
+        hidden = ["a function in forward, such as attention or a skip connection; or gradients changed before the step"]
+        return (*found, *(hidden if gross or not (found or flaws) else []), *flaws)
 
     def plot(self, ax: Sequence | None = None):
         """Draw the total rate against flow and exact law, and each layer's ``k_eff``; gives the figure.
