@@ -123,6 +123,16 @@ def test_algorithm_1_reaches_the_same_optimum_keeps_the_function_and_never_incre
     )
 
 
+def test_a_sweep_is_exact_on_one_layer_and_says_what_it_costs():
+    weights = heavy([5, 8, 4])
+    for p in (1, 2, 5):
+        once = minimum_norm(weights, p=p, q=p, method="enorm", tolerance=0, max_passes=1)
+        assert once.norm == pytest.approx(minimum_norm(weights, p=p, q=p, tolerance=1e-15).norm, rel=1e-12)
+        assert once.passes == 1
+    thrice = minimum_norm(weights, p=1, q=2, method="enorm", tolerance=0, max_passes=3)
+    assert thrice.passes == 1.5 * len(thrice.history["norm"]) == 3  # for p != q row sums are needed once more
+
+
 def test_the_layer_by_layer_form_makes_the_same_updates_as_the_matrix():
     weights = heavy()
     W, hidden = layered_matrix(weights)
@@ -148,6 +158,9 @@ def test_the_estimated_gap_is_the_true_one(p, q):
     _, norm = convex_optimum(weights, p=p, q=q)
     found = minimum_norm(weights, p=p, q=q, tolerance=1e-6)
     assert norm_of(weights, found.log_factors, p, q) / norm - 1 < 1e-6
+    swept = minimum_norm(weights, p=p, q=q, method="enorm", tolerance=1e-6).history  # says what a sweep gained
+    late = (swept["gap"] / (swept["norm"] / norm - 1))[-3:]
+    assert (late > 0.45).all() and (late < 10).all(), late
 
 
 # --- monotone, and where it ends ------------------------------------------------------------------------------------
