@@ -196,13 +196,16 @@ def test_a_function_in_forward_is_found_by_the_numbers_alone():
     assert one.status == "not covered" and two.status == "exact"
 
 
-def test_a_residual_branch_is_not_covered_but_its_output_would_be():
+def test_a_residual_branch_is_not_covered_but_its_layers_move_together():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8, bias=False), Residual(8), nn.Linear(8, 3, bias=False)).double()
     monitor, _ = train(model, OPTIMIZERS["plain"](model.parameters()), 20, *problem())
     status = {r.layer: r.status for r in monitor.check(warn=False)}
     assert status["0.weight"] == status["2.weight"] == "exact"
     assert status["1.one.weight"] == status["1.two.weight"] == "not covered"
+    k = by_layer(monitor.table()["k_eff"], monitor)
+    assert torch.allclose(k[:, 1], k[:, 2], rtol=1e-11)  # all influence of both is the branch
+    assert (k[:, 1] - k[:, 0]).abs().min() > 1e-2
     assert monitor.balances()["junction"] == []
 
 
@@ -247,6 +250,28 @@ def test_gradient_accumulation_counts_all_passes():
             (F.mse_loss(model(X[part::3]), Y[part::3]) / 3).backward()
         optimizer.step()
     assert (monitor.table()["k_eff"] - 1).abs().max() < 1e-12
+
+
+def test_gradients_that_do_not_belong_to_the_output_are_seen():
+    """Controls: a stale batch whose gradients were thrown away, and gradients scaled before the step."""
+
+    def run(stale=False, factor=1.0):
+        model, (X, Y) = chain(nn.ReLU(), nn.ReLU()), problem()
+        optimizer = OPTIMIZERS["plain"](model.parameters())
+        monitor = NormMonitor(model, optimizer)
+        for _ in range(5):
+            if stale:
+                F.mse_loss(model(X[:10]), Y[:10]).backward()
+            optimizer.zero_grad()
+            F.mse_loss(model(X), Y).backward()
+            for p in model.parameters():
+                p.grad *= factor
+            optimizer.step()
+        return (monitor.table()["k_eff"] - 1).abs()
+
+    assert run().max() < 1e-12
+    assert run(stale=True).min() > 1e-2
+    assert torch.allclose(run(factor=0.25), torch.tensor(0.75, dtype=torch.float64))
 
 
 def test_balance_of_units_against_a_slow_sum():

@@ -80,9 +80,9 @@ class NormMonitor:
     """Records squared norms, their rates and the causes of their rates at every step of an optimiser.
 
     Args:
-        model: Called as ``model(...)`` for training. Every call with gradients between two steps counts, so that
-            gradient accumulation works; a model that is scaled, clipped or zeroed between ``backward`` and ``step``
-            shows up as a law broken in all layers by one factor.
+        model: Called as ``model(...)`` for training. Every backward pass through its output between two steps counts,
+            so that gradient accumulation works. Gradients that are clipped, scaled or zeroed between ``backward`` and
+            ``step`` are not those the output belongs to: the law then looks broken in all layers, by one factor.
         optimizer: Any that steps without a closure. Parameters of the model that it holds are recorded.
         output: Picks the tensor through which all influence of the layers passes from what the model returns;
             needed if that is not a tensor.
@@ -427,7 +427,7 @@ class NormMonitor:
         graded = _ratio((miss + d["Wg"][:, biases].sum(1)).norm().item(), scale)
         fit = ((Wg * a).sum() / a.square().sum()).item()
         restored = bool(biases) and not exact and bool(((miss + d["Wg"][:, biases].sum(1)).abs() <= 2 * bar).all())
-        reasons = () if exact else self._reasons(self.names[k], K, restored, status == "not covered")
+        reasons = () if exact else self._reasons(self.names[k], K, restored, misfit > 1e-3)
         return LayerReport(self.names[k], K, fit, misfit, _ratio(bar.norm().item(), scale), status, graded, reasons)
 
     def _later(self, name: str, order: float) -> list[tuple[str, nn.Module]]:
