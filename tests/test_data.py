@@ -20,6 +20,7 @@ import numpy as np
 import pooch
 import pytest
 import torch
+
 from normdyn import data, datafiles
 
 REAL = os.environ.get("NORMDYN_DATA")

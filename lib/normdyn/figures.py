@@ -23,7 +23,8 @@ STYLE = {
     "xtick.labelsize": 9, "ytick.labelsize": 9, "font.size": 10, "font.family": "DejaVu Sans",
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
     "axes.prop_cycle": matplotlib.cycler(color=[BLUE, VERMILION, GREEN, ORANGE, PURPLE]),
-    "svg.hashsalt": "normdyn", "svg.fonttype": "path", "axes.formatter.limits": (-3, 4), "axes.formatter.use_mathtext": True,
+    "svg.hashsalt": "normdyn", "svg.fonttype": "path",
+    "axes.formatter.limits": (-3, 4), "axes.formatter.use_mathtext": True,
 }  # fmt: skip
 
 
