@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from normdyn.book import merge, pages, verdicts
 from normdyn.book.execute import ANSI, execute, executed_run, format_report
 from normdyn.book.files import digest, to_json, tree_digest, write_if_changed, write_whole
@@ -144,7 +146,7 @@ def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> 
                         ended += 1
                         say(f"[{ended}/{len(waiting)}] {page}: {state[1:]} in {seconds} s")
         except BaseException:
-            engine.send_signal(signal.SIGINT)
+            _stop(engine)
             raise
     reports = [layout.failure(page) for page in waiting if layout.failure(page).exists()]
     if reports:
@@ -172,6 +174,20 @@ def _snakemake(layout: Layout, parameters: Parameters, waiting: list[str]) -> su
         errors="replace",
         preexec_fn=_end_with_parent,
     )
+
+
+def _stop(engine: subprocess.Popen, patience: float = 8.0) -> None:
+    """End the engine with its chapters: ask, then make them. It waits without end for a cell that missed the call."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(engine.pid).children(recursive=True)
+        engine.send_signal(signal.SIGINT)
+        try:
+            engine.wait(patience)
+        except subprocess.TimeoutExpired:
+            engine.kill()
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 def _end_with_parent() -> None:

@@ -51,7 +51,7 @@ function whenTypeset(then) {
 
 // What is wider than its box scrolls inside it; a keyboard can scroll it only if it can be focused.
 function focusScrollers() {
-  const boxes = "article pre, article div.math, article .cell_output > .output, .ledger-scroll, .evidence-table, .table-wrapper, .pst-scrollable-table-container";
+  const boxes = "article pre, article div.math, article mjx-container[display='true'], article .cell_output > .output, .ledger-scroll, .evidence-table, .table-wrapper, .pst-scrollable-table-container";
   const update = () => {
     for (const box of document.querySelectorAll(boxes)) {
       const scrolls = box.scrollWidth > box.clientWidth + 1 || (box.scrollHeight > box.clientHeight + 1 && getComputedStyle(box).overflowY !== "visible");
