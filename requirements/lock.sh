@@ -9,8 +9,9 @@ compile() {
         --no-annotate --no-header "$@"
 }
 # torch is chosen in torch.txt: its build (CPU or CUDA) and the libraries which that build needs depend on the machine.
+# torchvision is named by backpack, which curvlinops uses; nothing here imports it, and its build would have to match torch.
 skip=()
-for package in torch triton $(compile torch.txt | grep -oE '^(nvidia|cuda)-[a-z0-9-]+'); do
+for package in torch torchvision triton $(compile torch.txt | grep -oE '^(nvidia|cuda)-[a-z0-9-]+'); do
     skip+=(--no-emit-package "$package")
 done
 compile --generate-hashes "${skip[@]}" ${UPGRADE:-} run.in torch.txt -o run.txt
