@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from normdyn.checks import largest, observed_order, relative_error
+from normdyn.checks import largest, mildest, observed_order, relative_error, worst
 
 
 def test_relative_error_is_the_worst_entry_in_units_of_the_largest_prediction():
@@ -35,6 +35,8 @@ def test_something_that_is_not_a_number_cannot_hide_in_a_maximum():
         lambda: relative_error(ones / 0, ones / 0),
         lambda: largest(nan),
         lambda: observed_order([1.0, math.nan], [1.0, 2.0]),
+        lambda: worst([1.0, math.nan]),
+        lambda: mildest([1.0, math.nan]),
     ):
         with pytest.raises(ValueError, match="not a number"):
             max(0.0, measure())
@@ -74,3 +76,8 @@ def test_observed_order_of_differences_is_that_of_the_formula(order):
 def test_observed_order_needs_pairs(errors, steps):
     with pytest.raises(ValueError, match="two or more errors with their steps"):
         observed_order(errors, steps)
+
+
+def test_worst_and_mildest_take_numbers_and_tensors():
+    values = (3.0, torch.tensor(1.0), torch.tensor(2.0, dtype=torch.float64))
+    assert (worst(iter(values)), mildest(iter(values))) == (3.0, 1.0)

@@ -1,7 +1,7 @@
 """Measures of disagreement that a page compares with a bound."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -25,6 +25,21 @@ def relative_error(measured: Float[Tensor, "..."], predicted: Float[Tensor, "...
 def largest(values: Float[Tensor, "..."]) -> float:
     """Largest magnitude of a tensor, as a number."""
     return _number(values.abs().max().item())
+
+
+def worst(values: Iterable[float]) -> float:
+    """The largest of some disagreements, where Python's ``max`` would lose one that is not a number.
+
+    Example:
+        >>> worst([1e-13, 3e-12])
+        3e-12
+    """
+    return max(_number(float(value)) for value in values)
+
+
+def mildest(values: Iterable[float]) -> float:
+    """The smallest of some disagreements: of several controls the one that comes closest to passing."""
+    return min(_number(float(value)) for value in values)
 
 
 def observed_order(errors: Sequence[float], steps: Sequence[float]) -> float:
