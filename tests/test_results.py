@@ -78,6 +78,12 @@ def test_edited_or_removed_code_makes_a_result_old(tmp_path, monkeypatch):
     assert not origin.is_current
 
 
+def test_a_long_run_keeps_the_key_it_began_with(tmp_path):
+    keep(tmp_path, key="0" * 64)
+    origin = results.load("toy", "paper", folder=tmp_path)[1]
+    assert origin.code_key == "0" * 64 and not origin.is_current
+
+
 def test_code_key_is_the_same_in_any_order_and_imports_nothing(tmp_path, monkeypatch):
     name = module(tmp_path, monkeypatch, "raise RuntimeError('imported')\n")
     assert results.code_key([name, "normdyn.losses"]) == results.code_key([losses, name, name])

@@ -94,6 +94,7 @@ def save(
     device: str,
     data_sha256: str,
     sources: Sequence[str | ModuleType] = (),
+    key: str | None = None,
     profile: str = "paper",
     folder: str | os.PathLike[str] | None = None,
 ) -> Path:
@@ -105,6 +106,7 @@ def save(
         setup: A dataclass or a dictionary with every choice of the run.
         seeds, seconds, device, data_sha256, sources: See :class:`Provenance`; name every module of the library whose
             code decides the numbers.
+        key: The :func:`code_key` of the sources when a long run began; that of now unless given.
         folder: Where ``<profile>/<name>.npz`` goes, instead of the book's ``data/results``.
 
     Raises:
@@ -125,7 +127,7 @@ def save(
     settings = dataclasses.asdict(setup) if dataclasses.is_dataclass(setup) else dict(setup)
     origin = Provenance(
         name, profile, settings, [seeds] if isinstance(seeds, int) else list(seeds), versions, str(device),
-        float(seconds), data_sha256, names, code_key(names),
+        float(seconds), data_sha256, names, key or code_key(names),
     )  # fmt: skip
     text = json.dumps(dataclasses.asdict(origin), sort_keys=True)
     stream = io.BytesIO()
