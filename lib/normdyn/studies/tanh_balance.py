@@ -102,7 +102,7 @@ def run(setup: Setup, X: Tensor, Y: Tensor) -> dict[str, Tensor]:
         causes ``flow``, ``decay``, ``defect``, ``own_step``; for each junction ``largest`` :math:`\max|B|`,
         ``departure`` (largest entry of B without its predicted factor, less the start, over the largest of the
         start), ``source`` :math:`\max|C+C^\top|`, ``law`` (largest error of the exact law of B over the step's largest
-        change), ``order`` (:math:`\langle G_\ell,Z_\ell\rangle/\langle G_{\ell+1},Z_{\ell+1}\rangle`, the effective order),
+        change), ``order`` (effective, :math:`\langle G_\ell,Z_\ell\rangle/\langle G_{\ell+1},Z_{\ell+1}\rangle`),
         ``local_order`` (mean of :math:`z\phi'/\phi`) and ``field`` (root mean square of z). And ``sharpness`` at
         ``sharp_step``.
     """
