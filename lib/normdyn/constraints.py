@@ -136,7 +136,7 @@ def lagrange_step(u: Vector, g: Vector, p: float = 2) -> Vector:
 
     Example:
         >>> u, g = torch.tensor([1.0, 0.0]).double(), torch.tensor([9.0, 0.6]).double()
-        >>> lagrange_step(u, g).tolist()          # the unit vector above the tangent part 0.6
+        >>> [round(x, 12) for x in lagrange_step(u, g).tolist()]      # the unit vector above the tangent part 0.6
         [0.8, 0.6]
     """
     return u + g - lagrange_multiplier(u, g, p) * p * norm_gradient(u, p)
