@@ -75,6 +75,17 @@ def test_standardize_is_torch_batch_norm():
     assert torch.allclose(nd.standardize(X, epsilon=0.1), wanted, atol=1e-13)
 
 
+def test_batch_normalization_is_minus_autograd_through_the_batch():
+    X, gain, w = draw(8, 9, 3), draw(9, 1)[0].abs(), draw(10, 3)
+    loss = lambda output: (-torch.tanh(output)).exp().sum()
+    wanted = torch.func.grad(lambda g, w: loss(g * nd.standardize((X @ w)[:, None])[:, 0]), (0, 1))(gain, w)
+    centred = X - X.mean(0)
+    C = centred.mT @ centred / 9
+    drive = -torch.func.grad(lambda a: loss(centred @ a))(gain * w / (w @ C @ w).sqrt())
+    for a, b in zip(nd.batch_normalization_velocity(gain, w, drive, C), wanted, strict=True):
+        assert torch.allclose(a, -b, atol=1e-13)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_hard_margin_is_sklearns(seed):
     points = draw(seed, 20, 3)

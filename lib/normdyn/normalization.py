@@ -153,6 +153,22 @@ def standardize_jacobian(
     return (base - torch.einsum("nd,md->dnm", hat, hat) / n) / scale[:, None, None]
 
 
+def batch_normalization_velocity(
+    gain: Tensor, raw: Float[Tensor, " d"], drive: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
+) -> tuple[Tensor, Tensor]:
+    r"""Gradient flow in gain and weights of one unit ``gain w.x / s``, with ``s^2 = w' C w`` over the batch.
+
+    The unit sees ``gain w / s``, and the drive is minus the gradient in that vector. ``|w|`` is conserved.
+
+    Args:
+        covariance: ``C``, of the inputs of the batch; second moments if the mean is left in.
+    """
+    scale = (raw @ covariance @ raw).sqrt()
+    unit = raw / scale
+    along = unit @ drive
+    return along, gain / scale * (drive - covariance @ unit * along)
+
+
 def hard_margin(points: Float[Tensor, "n d"], metric: Float[Tensor, "d d"] | None = None) -> tuple[Tensor, Tensor]:
     """Direction of the largest margin under ``w' M w = 1``, and the dual weights of the points (they sum to one).
 
