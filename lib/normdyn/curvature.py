@@ -121,6 +121,11 @@ def critical_point(loss: Loss, params: Params, *, tolerance: float = 1e-11, step
 def minimum(loss: Loss, params: Params, *, tolerance: float = 1e-11, steps: int = 5000) -> Params | None:
     """A local minimum by L-BFGS, polished by :func:`critical_point` until its Hessian's rank can be read.
 
+    Args:
+        params: Start, float64; not changed.
+        tolerance: Largest entry of the gradient at the answer.
+        steps: Most steps of L-BFGS; few where kinks may trap it.
+
     Returns:
         Parameters there, or None if the polished point has not reached the tolerance.
 
@@ -138,7 +143,7 @@ def minimum(loss: Loss, params: Params, *, tolerance: float = 1e-11, steps: int 
 
     options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-16, "gtol": 1e-9}
     found = minimize(evaluate, flatten(params).numpy(), jac=True, method="L-BFGS-B", options=options)
-    return critical_point(loss, unflatten(torch.from_numpy(found.x), params), tolerance=tolerance)
+    return critical_point(loss, unflatten(torch.from_numpy(found.x), params), tolerance=tolerance, steps=60)
 
 
 def orbit_tangent(
