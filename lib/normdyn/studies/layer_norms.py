@@ -12,6 +12,7 @@ order is zero only at :math:`\varepsilon=0`. It is ours, and so is the middle te
 """
 
 import copy
+import gc
 import hashlib
 import math
 import time
@@ -178,6 +179,8 @@ def sharpness(
     ).to_scipy()  # fmt: skip
     start = np.ones(hessian.shape[0], np.float32) if start is None else start
     values, vectors = eigsh(hessian, k=1, which="LA", tol=1e-3, v0=start, ncv=8, maxiter=200)
+    del hessian
+    gc.collect()  # the operator refers to itself and holds the batch: memory would grow with every call
     return float(values[0]), vectors[:, 0]
 
 
@@ -273,8 +276,8 @@ def _orders(setup: Setup) -> Tensor:
 def main() -> None:
     """Both figures with the papers' images, as stored: ``NORMDYN_DATA=... python -m normdyn.studies.layer_norms``."""
     torch.set_num_threads(1)
-    store(replace(FIGURE_1A, steps=500, every=10), data.cifar10("train"), "layer-norms-relu")
-    store(replace(FIGURE_1B, steps=500, every=20), data.mnist("test"), "layer-norms-batchnorm")
+    store(replace(FIGURE_1A, images=500, steps=400, every=20), data.cifar10("test"), "layer-norms-relu")
+    store(replace(FIGURE_1B, images=300, steps=250, every=50), data.mnist("test"), "layer-norms-batchnorm")
 
 
 if __name__ == "__main__":
