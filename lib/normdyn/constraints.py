@@ -135,7 +135,7 @@ def lagrange_step(u: Vector, g: Vector, p: float = 2) -> Vector:
     """A step with the multiplier that keeps the norm at one exactly.
 
     Example:
-        >>> u, g = torch.tensor([1.0, 0.0]).double(), torch.tensor([9.0, 0.6]).double()
+        >>> u, g = torch.tensor([[1.0, 0.0], [9.0, 0.6]], dtype=torch.float64)
         >>> [round(x, 12) for x in lagrange_step(u, g).tolist()]      # the unit vector above the tangent part 0.6
         [0.8, 0.6]
     """
