@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def chebyshev_nodes(count: int) -> Float[Tensor, "count"]:
+def chebyshev_nodes(count: int) -> Float[Tensor, " count"]:
     """Zeros of the Chebyshev polynomial of degree ``count``, ascending in (-1, 1), in float64.
 
     Example:
@@ -30,7 +30,7 @@ def chebyshev_nodes(count: int) -> Float[Tensor, "count"]:
     return torch.sin(odd * (math.pi / (2 * count)))
 
 
-def monomials(x: Float[Tensor, "n"], degree: int) -> Float[Tensor, "n degree+1"]:
+def monomials(x: Float[Tensor, " n"], degree: int) -> Float[Tensor, "n terms"]:
     """Rows ``1, x, ..., x^degree``.
 
     Example:
@@ -46,16 +46,16 @@ def monomials(x: Float[Tensor, "n"], degree: int) -> Float[Tensor, "n degree+1"]
 class LinearDescent:
     """Gradient descent on ``|features @ w - targets|^2 / 2n``; made by :func:`linear_descent`."""
 
-    solution: Float[Tensor, "p"]
+    solution: Float[Tensor, " p"]
     modes: Float[Tensor, "p r"]
-    rates: Float[Tensor, "r"]
+    rates: Float[Tensor, " r"]
 
     @property
     def null_dimension(self) -> int:
         """Number of directions in which the loss is flat."""
         return self.modes.shape[0] - self.modes.shape[1]
 
-    def factors(self, steps: int) -> Float[Tensor, "r"]:
+    def factors(self, steps: int) -> Float[Tensor, " r"]:
         """What ``steps`` steps leave of the distance in each mode."""
         magnitude = (1 - self.rates).abs().log().where(self.rates > 1, torch.log1p(-self.rates.clamp_max(1)))
         sign = torch.where((self.rates > 1) & bool(steps % 2), -1.0, 1.0)
@@ -80,7 +80,7 @@ class LinearDescent:
 
 
 def linear_descent(
-    features: Float[Tensor, "n p"], targets: Float[Tensor, "n"], *, step: float, tolerance: float = 1e-13
+    features: Float[Tensor, "n p"], targets: Float[Tensor, " n"], *, step: float, tolerance: float = 1e-13
 ) -> LinearDescent:
     """Solve descent once for all numbers of steps.
 
@@ -105,9 +105,14 @@ def linear_descent(
 
 
 def perturbed_descent(
-    descent: LinearDescent, start: Float[Tensor, "*b p"], *, deviation: float, every: int, count: int,
+    descent: LinearDescent,
+    start: Float[Tensor, "*b p"],
+    *,
+    deviation: float,
+    every: int,
+    count: int,
     generator: torch.Generator,
-) -> Float[Tensor, "count+1 *b p"]:
+) -> Float[Tensor, "times *b p"]:
     """Descend ``every`` steps, add Gaussian noise to all weights, descend again; weights just before each kick.
 
     Entry ``m`` is after ``m`` kicks, each followed by ``every`` steps. Rows of ``start`` are independent runs.
@@ -121,7 +126,7 @@ def perturbed_descent(
 
 def perturbed_variances(
     descent: LinearDescent, *, deviation: float, every: int, count: int
-) -> tuple[Float[Tensor, "r"], float]:
+) -> tuple[Float[Tensor, " r"], float]:
     """Law after ``count`` kicks, each followed by ``every`` steps: variance in each mode and in each null direction.
 
     The weights are Gaussian; their mean is that of the run without kicks, and directions are independent. In a mode
@@ -134,8 +139,11 @@ def perturbed_variances(
 
 
 def expected_square_error(
-    descent: LinearDescent, mean: Float[Tensor, "p"], variances: tuple[Float[Tensor, "r"], float],
-    features: Float[Tensor, "n p"], targets: Float[Tensor, "n"],
+    descent: LinearDescent,
+    mean: Float[Tensor, " p"],
+    variances: tuple[Float[Tensor, " r"], float],
+    features: Float[Tensor, "n p"],
+    targets: Float[Tensor, " n"],
 ) -> float:
     """Expected mean square error of Gaussian weights, in closed form: error of the mean plus variance."""  # fmt: skip
     modes, null = features @ descent.modes, descent.null_part(features)
