@@ -1,4 +1,4 @@
-"""Growth of layer norms: closed forms against quadrature, the flow, and explicit steps."""
+"""Oracles: the layers themselves under an explicit integrator, quadrature, mpmath's own incomplete gamma function."""
 
 import math
 
@@ -7,95 +7,72 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from normdyn.checks import observed_order, relative_error
-from normdyn.flows import integrate
-from normdyn.growth import (
-    antiderivative,
-    asymptotic_output,
-    grown_output,
-    growth_time,
-    layer_norms,
-    norm_flow,
-    norm_start,
-    rate_constant,
-)
+from normdyn import growth as nd
+from normdyn.flows import gradient_flow, integrate
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3, 4, 7, math.inf])
-def test_antiderivative_against_quadrature(layers):
-    p = 2 - 2 / layers
-    expected = quad(lambda z: math.exp(z) * z**-p, 0.7, 9, epsabs=1e-10, epsrel=1e-13)[0]
-    measured = float(antiderivative(9, layers) - antiderivative(0.7, layers))
-    assert abs(measured / expected - 1) < 1e-12
+def rows(values):
+    return torch.tensor(values, dtype=torch.float64)
 
 
-def test_antiderivative_for_infinitely_many_layers_is_the_papers():
-    R = mpmath.mpf(40)
-    assert abs(antiderivative(mpmath.log(R), math.inf) - (mpmath.li(R) - R / mpmath.log(R))) < 1e-12
+def layers(norms, margin, times):
+    """Norms of scalar layers under gradient flow of exp(-margin * product), in plain time."""
+    field = gradient_flow(lambda p: torch.exp(-margin * p["rho"].prod()))
+    return integrate(field, {"rho": rows(norms)}, [0.0, *times])["rho"][1:]
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3, 5])
-@pytest.mark.parametrize("margin", [0.3, 1.0, 4.0])
-def test_closed_form_is_the_flow(layers, margin):
-    start, s = (0.6 / margin) ** (1 / layers), torch.tensor([0.0, 2.0, 10.0, 28.0])
-    path = integrate(norm_flow(margin), norm_start([start] * layers), s, record={"norms": lambda p: p["norms"]})
-    y = margin * path["norms"][1:].prod(1)
-    log_times = torch.tensor([math.log(math.expm1(v)) for v in s[1:].tolist()], dtype=torch.float64)
-    assert relative_error(grown_output(log_times, layers=layers, margin=margin, start=0.6), y) < 1e-10
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+def test_closed_form_is_the_flow_of_equal_layers(depth):
+    margin, times = 1.3, [0.5, 5.0, 30.0]
+    y = margin * layers([0.9] * depth, margin, times).prod(1)
+    closed = nd.output(rows(times).log(), depth, margin=margin, start=margin * 0.9**depth)
+    assert torch.allclose(y, closed, rtol=1e-10)
+    logarithmic = nd.follow_output(rows(times).log1p(), depth, margin=margin, start=margin * 0.9**depth)
+    assert torch.allclose(y, logarithmic, rtol=1e-9)
 
 
-def test_inverse_of_growth_time():
-    outputs = [0.9, 3.0, 50.0, 2000.0]
-    times = growth_time(outputs, layers=3, margin=0.8, start=0.5)
-    back = grown_output(times, layers=3, margin=0.8, start=0.5)
-    assert relative_error(back, torch.tensor(outputs, dtype=torch.float64)) < 1e-12
+@pytest.mark.parametrize("depth", [1, 2, 3, 5, math.inf])
+def test_closed_form_agrees_with_logarithmic_time(depth):
+    t = rows([1e1, 1e4, 1e12])
+    a, b = nd.output(t.log(), depth, margin=0.7), nd.follow_output(t.log1p(), depth, margin=0.7)
+    assert torch.allclose(a, b, rtol=1e-9)
 
 
-def test_explicit_steps_converge_at_first_order():
-    def descent(step):
-        a, b = 1.0, 1.0
-        for _ in range(round(4 / step)):
-            pull = math.exp(-a * b)
-            a, b = a + step * b * pull, b + step * a * pull
-        return a * b
-
-    exact = grown_output([math.log(4)], layers=2, margin=1.0, start=1.0).item()
-    steps = [0.02, 0.01, 0.005]
-    assert abs(observed_order([abs(descent(h) - exact) for h in steps], steps) - 1) < 0.05
+@pytest.mark.parametrize("depth", [1, 2, 3, 8, math.inf])
+def test_antiderivative_is_one(depth):
+    a = nd.power(depth)
+    exact, _ = quad(lambda u: math.exp(u) * u**-a, 0.5, 4.0, epsabs=1e-13)
+    assert abs(float(nd.antiderivative(4.0, depth) - nd.antiderivative(0.5, depth)) - exact) < 1e-10
 
 
-@pytest.mark.parametrize("layers", [1, 2, 4])
-def test_asymptotics(layers):
-    s = torch.tensor([1e4, 1e6], dtype=torch.float64)
-    y = grown_output(s, layers=layers, margin=2.0, start=1.0)
-    gaps = (y - asymptotic_output(s, layers=layers, margin=2.0)).abs()
-    assert gaps[0] < 5e-3 and gaps[1] < 1e-4
+def test_antiderivative_is_an_incomplete_gamma_function():
+    s = mpmath.mpf(2) / 3 - 1  # three layers: the real part, up to a phase
+    phase = (-1) ** (-s)
+    gamma = lambda y: (-mpmath.gammainc(s, -mpmath.mpf(y)) * phase).real
+    gap = nd.antiderivative(5.0, 3) - nd.antiderivative(1.0, 3)
+    assert abs(gamma(5) - gamma(1) - gap) < 1e-10 * abs(gap)
 
 
-def test_unequal_layers_forget_their_differences_in_the_product():
-    s = torch.tensor([0.0, 2000.0])
-    record = {"norms": lambda p: p["norms"]}
-    path = integrate(norm_flow(1.0), norm_start([0.2, 3.0]), s, record=record, method="Radau", relative=1e-9)
-    a, b = path["norms"][-1].tolist()
-    assert abs(b**2 - a**2 - (9 - 0.04)) < 1e-8
-    assert abs(a * b - asymptotic_output(s[1:].double(), layers=2, margin=1.0).item()) < 2e-2
+def test_unequal_layers():
+    times = [0.5, 5.0, 30.0]
+    norms = nd.follow_norms(rows(times).log1p(), [0.5, 1.5, 1.0], margin=1.3)
+    assert torch.allclose(norms, layers([0.5, 1.5, 1.0], 1.3, times), rtol=1e-8)
 
 
-def test_layer_norms():
-    y = torch.tensor([8.0])
-    assert layer_norms(y, layers=3, margin=1.0).item() == pytest.approx(2.0)
+@pytest.mark.parametrize("depth", [2, 4, 8])
+def test_asymptotics(depth):
+    s = rows([1e4, 1e6])
+    gaps = (nd.follow_output(s, depth, margin=2.0) - nd.asymptotic_output(s, depth, margin=2.0)).abs()
+    assert gaps[1] < gaps[0] / 50 and gaps[1] < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: rate_constant(math.inf, 1.0), "alpha has no limit"),
-        (lambda: rate_constant(0, 1.0), "layers must be one or more"),
-        (lambda: rate_constant(2, -1.0), "margin must be positive"),
-        (lambda: antiderivative(0.0, 2), "not separated"),
-        (lambda: norm_start([1.0, 0.0]), "stays there"),
-    ],
-)
-def test_bad_input(call, message):
+@pytest.mark.parametrize("call, message", [
+    (lambda: nd.power(0.5), "depth must be a whole number"),
+    (lambda: nd.output(rows([1.0]), 2, margin=-1.0), "margin must be positive"),
+    (lambda: nd.output(rows([1.0]), 2, start=0.0), "start must be positive"),
+    (lambda: nd.follow_output(rows([2.0, 1.0]), 2), "log_times must be positive and increase"),
+    (lambda: nd.follow_norms(rows([1.0]), [1.0, 0.0]), "norms must be positive"),
+])  # fmt: skip
+def test_bad_input_is_told(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,137 +1,155 @@
-r"""Growth of layer norms on one point under the exponential loss, in closed form and as a flow in logarithmic time.
+r"""How layer norms and their product grow on one separated point under the exponential loss.
 
-``K`` layers, homogeneous of order one each, one point with normalised output ``f`` (the *margin*): the output is
-``y = f rho_1 ... rho_K`` and every layer obeys ``rho_k rho_k' = y exp(-y)``. For equal norms
+A network of ``K`` layers, homogeneous of order one in each, puts out :math:`\rho_1\cdots\rho_K\tilde f` on the point,
+the *margin* :math:`\tilde f` being that of the normalised layers, which have come to rest. All squares grow alike,
+:math:`\tfrac12\frac{d}{dt}\rho_k^2=y\,e^{-y}` with the output :math:`y=\tilde f\prod_k\rho_k`. For equal norms
 
-.. math:: \dot y = \alpha\,y^{p}e^{-y},\qquad \alpha=K f^{2/K},\quad p=2-\frac2K,
+.. math:: \dot y = K\tilde f^{2/K}\,y^a e^{-y},\qquad a=2-\tfrac2K,
 
-so that :math:`G_p(y)-G_p(y_0)=\alpha t` with :math:`G_p(y)=\int^y e^z z^{-p}dz`: the exponential for one layer, the
-logarithmic integral of ``R = exp(y)`` for two, an incomplete gamma function in general. The printed equations have
-``K^2`` in place of ``K``. Times are flow time and enter as logarithms, so there is no last one.
-
-Source: Banburski et al., section 14.5.1, eqs. (96)-(100).
+so that :math:`\int e^yy^{-a}dy` is linear in time: a logarithm, a logarithmic integral or an incomplete gamma function.
+``depth=math.inf`` is the limit of many layers, in the time ``K t``. Source: Banburski et al., section 14.5.1, with the
+factor ``K`` where eqs. (98)-(100) have ``K^2``.
 """
 
 import math
 from collections.abc import Sequence
 
 import mpmath
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.integrate import solve_ivp
+from scipy.optimize import brentq
 from torch import Tensor
 
-from normdyn.flows import Field, Params
+DIGITS = 40  # of mpmath: antiderivatives are subtracted
 
 
-def rate_constant(layers: float, margin: float, *, printed: bool = False) -> float:
-    r"""``alpha = K f^(2/K)`` of :math:`\dot y=\alpha y^{2-2/K}e^{-y}`; as printed, in eq. (100), ``K^2 f^(2/K)``.
+def power(depth: float) -> float:
+    """``a``, the power of the output in its own rate: 0 for one layer, 1 for two, 2 for very many.
 
-    Raises:
-        ValueError: ``layers`` is below one or not finite, or ``margin`` is not positive.
+    Example:
+        >>> power(1), power(2), power(math.inf)
+        (0.0, 1.0, 2.0)
     """
-    if not 1 <= layers < math.inf:
-        raise ValueError(f"layers must be one or more and finite, got {layers}: alpha has no limit")
+    if not (depth == math.inf or (depth >= 1 and depth == int(depth))):
+        raise ValueError(f"depth must be a whole number of layers, one or more, or math.inf, got {depth}")
+    return 2 - 2 / depth
+
+
+def rate_factor(depth: float, margin: float) -> float:
+    """``K margin^(2/K)``; one for infinite depth, whose time is ``K t``."""
+    power(depth)
     if not 0 < margin < math.inf:
-        raise ValueError(f"margin must be positive and finite, got {margin}")
-    return layers ** (2 if printed else 1) * margin ** (2 / layers)
+        raise ValueError(f"margin must be positive and finite, got {margin}: the point has to be separated")
+    return 1.0 if depth == math.inf else depth * margin ** (2 / depth)
 
 
-def antiderivative(y: mpmath.mpf | float, layers: float) -> mpmath.mpf:
-    r""":math:`G_p(y)`, ``p = 2 - 2/K``, up to a constant; for ``math.inf`` layers ``li(R) - R/log R``.
-
-    Raises:
-        ValueError: ``y`` is not positive.
+def antiderivative(y: float, depth: float) -> mpmath.mpf:
+    r"""A primitive of :math:`e^yy^{-a}`: ``exp(y) - 1``, ``Ei(y) = li(exp(y))``, or Kummer's incomplete gamma.
 
     Example:
-        >>> antiderivative(1.0, 2) == mpmath.li(mpmath.e)
-        True
-    """
-    if not y > 0:
-        raise ValueError(f"y must be positive, got {y}: the point is not separated")
-    y = mpmath.mpf(y)
-    if layers == 1:
-        return mpmath.exp(y)
-    if layers == 2:
-        return mpmath.ei(y)
-    if layers == math.inf:
-        return mpmath.ei(y) - mpmath.exp(y) / y
-    a = mpmath.mpf(2) / layers - 1  # 1 - p
-    return y**a / a * mpmath.hyp1f1(a, a + 1, y)
+        >>> round(float(antiderivative(1.0, 1)), 6), round(float(antiderivative(2.0, 2)), 6)
+        (1.718282, 4.954234)
+    """  # fmt: skip
+    a, y = power(depth), mpmath.mpf(y)
+    with mpmath.workdps(DIGITS):
+        if a == 1:
+            return mpmath.ei(y)
+        if a == 2:
+            return mpmath.ei(y) - mpmath.exp(y) / y
+        b = mpmath.mpf(2) / int(depth) - 1
+        return y**b / b * mpmath.hyp1f1(b, b + 1, y)
 
 
-def growth_time(outputs: Sequence[float], *, layers: int, margin: float, start: float) -> list[float]:
-    """Logarithms of the times at which the output, from ``start``, reaches the given values.
-
-    Example:
-        >>> round(growth_time([5.0], layers=1, margin=1.0, start=1e-9)[0], 6) == round(math.log(math.exp(5) - 1), 6)
-        True
-    """
-    G0, alpha = antiderivative(start, layers), rate_constant(layers, margin)
-    return [float(mpmath.log((antiderivative(y, layers) - G0) / alpha)) for y in outputs]
+def log_output_time(y: float, depth: float, *, margin: float, start: float) -> float:
+    """Logarithm of the time at which the output has grown from ``start`` to ``y``."""
+    with mpmath.workdps(DIGITS):
+        gained = antiderivative(y, depth) - antiderivative(start, depth)
+        return float(mpmath.log(gained / rate_factor(depth, margin)))
 
 
-def grown_output(
-    log_times: Float[Tensor, " t"] | Sequence[float],
-    *,
-    layers: int,
-    margin: float,
-    start: float,
-    printed: bool = False,
-) -> Float[Tensor, " t"]:
-    r"""Output ``y = log R`` at times given by their logarithms, by inverting :math:`G_p(y)=G_p(y_0)+\alpha t`.
-
-    Args:
-        start: Output at time zero, positive.
-        printed: Use the ``K^2`` of the printed eq. (100).
-    """
-    alpha, p = rate_constant(layers, margin, printed=printed), 2 - 2 / layers
-    G0, found = antiderivative(start, layers), []
-    for s in torch.as_tensor(log_times, dtype=torch.float64).tolist():
-        goal = G0 + alpha * mpmath.exp(s)
-        y = max(start, s + p * math.log(max(s, 1.0)) + math.log(alpha))  # above the root, where Newton descends
-        for _ in range(60):
-            value = antiderivative(y, layers)
-            step = mpmath.log(value / goal) * value if value > 0 and goal > 0 else value - goal
-            new = float(max(y - step * mpmath.exp(-mpmath.mpf(y)) * mpmath.mpf(y) ** p, start))
-            y, done = new, abs(new - y) <= 1e-15 * abs(new)
-            if done:
-                break
-        found.append(y)
-    return torch.tensor(found, dtype=torch.float64)
-
-
-def asymptotic_output(log_times: Float[Tensor, " t"], *, layers: int, margin: float) -> Float[Tensor, " t"]:
-    r"""Three terms, :math:`y=\log t+(2-\tfrac2K)\log\log t+\log(Kf^{2/K})+o(1)`, for any start, equal norms or not."""
-    return log_times + (2 - 2 / layers) * log_times.log() + math.log(rate_constant(layers, margin))
-
-
-def layer_norms(outputs: Float[Tensor, " t"], *, layers: int, margin: float) -> Float[Tensor, " t"]:
-    """The common norm of the layers, ``(y / f)^(1/K)``."""
-    return (outputs / margin) ** (1 / layers)
-
-
-def norm_flow(margin: float) -> Field:
-    """The flow of layer norms, equal or not, in ``s = log(1 + t)``; the state is ``norms`` (K) and ``s``.
-
-    Multiplying by ``dt/ds = exp(s)`` under the exponential of the loss keeps both from over- and underflow.
-
-    Source: Banburski et al., eq. (96), which is right.
-    """
-
-    def field(state: Params) -> Params:
-        product = state["norms"].prod()
-        pull = margin * product * (state["s"] - margin * product).exp()
-        return {"norms": pull / state["norms"], "s": torch.ones_like(state["s"])}
-
-    return field
-
-
-def norm_start(norms: Sequence[float]) -> Params:
-    """State of :func:`norm_flow` at time zero.
+def output(
+    log_times: Float[Tensor, " k"], depth: float, *, margin: float = 1.0, start: float = 1.0
+) -> Float[Tensor, " k"]:
+    """The output ``y`` at given ``log t``, from the closed form; ``start`` is the output at ``t = 0``.
 
     Raises:
-        ValueError: A norm is not positive; a layer at zero does not move.
+        ValueError: Depth, margin or start is not positive.
+
+    Example:
+        >>> round(output(torch.tensor([5.0], dtype=torch.float64), 1).item() - math.log(math.e + math.exp(5)), 12)
+        0.0
     """
-    if not all(0 < r < math.inf for r in norms):
-        raise ValueError(f"norms must be positive and finite, got {list(norms)}: a network at zero stays there")
-    return {"norms": torch.tensor(list(norms), dtype=torch.float64), "s": torch.zeros((), dtype=torch.float64)}
+    factor = rate_factor(depth, margin)
+    _check_start(start)
+    if depth == 1:
+        return torch.logaddexp(torch.as_tensor(start, dtype=torch.float64), log_times + math.log(factor))
+
+    def reached(target: float) -> float:
+        miss = lambda y: max(log_output_time(y, depth, margin=margin, start=start) - target, -1e3)
+        above = 2 * max(start, 1.0)
+        while miss(above) < 0:
+            above *= 2
+        return brentq(miss, start * (1 + 1e-14), above, xtol=1e-15 * above, rtol=1e-14)
+
+    return torch.tensor([reached(s) for s in log_times.tolist()], dtype=torch.float64)
+
+
+def follow_output(
+    log_times: Float[Tensor, " k"], depth: float, *, margin: float = 1.0, start: float = 1.0
+) -> Float[Tensor, " k"]:
+    """The output at given ``s = log(1 + t)``, integrated: the state is ``y - s``, and nothing overflows."""
+    factor, a = rate_factor(depth, margin), power(depth)
+    _check_start(start)
+    rate = lambda s, lag: factor * (s + lag) ** a * np.exp(-lag) - 1
+    lags = _march(rate, np.array([float(start)]), log_times.tolist())[:, 0]
+    return log_times + torch.from_numpy(lags)
+
+
+def asymptotic_output(log_times: Float[Tensor, " k"], depth: float, *, margin: float = 1.0) -> Float[Tensor, " k"]:
+    r"""Two terms and the constant of the output at late times: :math:`\log t+a\log\log t+\log(K\tilde f^{2/K})`."""
+    return log_times + power(depth) * log_times.log() + math.log(rate_factor(depth, margin))
+
+
+def follow_norms(
+    log_times: Float[Tensor, " t"], norms: Sequence[float] | Float[Tensor, " k"], *, margin: float = 1.0
+) -> Float[Tensor, "t k"]:
+    """Layer norms at given ``s = log(1 + t)`` from an unequal start: all squares gain the same.
+
+    Raises:
+        ValueError: A norm is not positive: a layer at zero stops the others for ever.
+    """
+    squares = np.square(np.asarray(norms, dtype=float))
+    if not (np.asarray(norms) > 0).all():
+        raise ValueError(f"norms must be positive, got {list(norms)}")
+    rate_factor(len(squares), margin)
+
+    def rate(s: float, log_gain: np.ndarray) -> np.ndarray:
+        gain = np.exp(log_gain)
+        y = margin * np.sqrt(np.prod(squares + gain))
+        return 2 * y * np.exp(s - y) / gain
+
+    y0 = margin * math.sqrt(np.prod(squares))
+    first = 1e-12 * squares.min()  # the gain of a short time before the clock starts
+    begin = first / (2 * y0 * math.exp(-y0))
+    log_gain = _march(rate, np.array([math.log(first)]), log_times.tolist(), begin=math.log1p(begin))
+    return torch.from_numpy(np.sqrt(squares + np.exp(log_gain)))
+
+
+def _march(rate, state: np.ndarray, times: list[float], begin: float = 0.0) -> np.ndarray:
+    if not times or not times[0] > begin or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        raise ValueError(f"log_times must be positive and increase, got {times[:3]}")
+    now, kept = begin, []
+    for end in times:
+        solution = solve_ivp(rate, (now, end), state, method="LSODA", rtol=1e-12, atol=1e-13)
+        if not solution.success:
+            raise RuntimeError(f"{solution.message} (reached log time {solution.t[-1]:g})")
+        state, now = solution.y[:, -1], end
+        kept.append(state)
+    return np.array(kept)
+
+
+def _check_start(start: float) -> None:
+    if not 0 < start < math.inf:
+        raise ValueError(f"start must be positive and finite, got {start}: at zero layers do not move")

@@ -3,9 +3,10 @@ r"""Rates at which a linear classifier under the exponential loss turns to its m
 ``points`` are samples times labels. The network sees ``w``, the loss is ``sum_n exp(-w.x_n)`` and the drive, minus its
 gradient, is ``h``. Weight and batch normalisation turn the motion of their parameters into a motion of ``w`` alone,
 so all three flows have ``w`` for their state (see :func:`velocity`). Time is ``s = log(1 + t)``: margins grow like
-``s``, so the state is followed in a frame that moves with it, ``w = s c + r``. The frame ``c`` may be any vector and does
-not change the result. With the hard-margin vector as frame the residual ``r`` stays moderate and nothing cancels, up to
-``t = e^(10^5)`` for gradient flow. The stiffness of the normalised flows grows like ``s^2``: their end is ``t = e^(10^4)``.
+``s``, so the state is followed in a frame that moves with it, ``w = s c + r``. The frame ``c`` may be any vector and
+does not change the result. With the hard-margin vector as frame the residual ``r`` stays moderate and nothing cancels,
+up to ``t = e^(10^5)`` for gradient flow. The stiffness of the normalised flows grows like ``s^2``, and ``t = e^(10^4)``
+is their end.
 
 The hard-margin ``vector`` has least norm under ``w.x_n >= 1``, and ``vector = sum_n dual_n x_n``.
 """
