@@ -102,7 +102,8 @@ def follow_output(
     """The output at given ``s = log(1 + t)``, integrated: the state is ``y - s``, and nothing overflows."""
     factor, a = rate_factor(depth, margin), power(depth)
     _check_start(start)
-    rate = lambda s, lag: factor * (s + lag) ** a * np.exp(-lag) - 1
+    shift = math.log(factor)
+    rate = lambda s, lag: np.expm1(shift + a * np.log(s + lag) - lag)  # no rounding where y - s has come to rest
     lags = _march(rate, np.array([float(start)]), log_times.tolist())[:, 0]
     return log_times + torch.from_numpy(lags)
 
