@@ -12,13 +12,21 @@ same for all layers (paper D, eq. 43), and zero below a normalisation.
 """
 
 import dataclasses
+import hashlib
+import time
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from normdyn import data, results
+
+SOURCES = ["normdyn.studies.generalization"]
+PAPER = {"depth": 5, "draws": 2, "epochs": 70, "evaluations": 7}
+SIZES, WIDTHS, IMAGES = (500, 2000, 8000), (4, 8, 16, 32, 64), 2000
 Params = dict[str, Tensor]
 
 
@@ -187,3 +195,44 @@ def calibrated_loss(
     scales = torch.logspace(-3, 2, points, dtype=outputs.dtype)
     losses = [torch.stack([F.cross_entropy(s * f, labels) for s in scales]).min() for f in outputs]
     return torch.stack(losses)
+
+
+def with_noise(labels: Int[Tensor, " n"], share: float, seed: int, classes: int = 10) -> Int[Tensor, " n"]:
+    """Labels of which a share is drawn uniformly from all classes."""
+    generator = torch.Generator().manual_seed(seed)
+    wrong = torch.rand(len(labels), generator=generator) < share
+    return torch.where(wrong, torch.randint(classes, labels.shape, generator=generator), labels)
+
+
+def experiments(
+    sizes: tuple[int, ...] = SIZES, widths: tuple[int, ...] = WIDTHS, images: int = IMAGES, **changes
+) -> dict[str, tuple[Setup, int, float]]:
+    """Figures 5, 6, 11 and 12 as setups, numbers of images and shares of random labels, by name."""
+    setup = dataclasses.replace(Setup(**PAPER), **changes)
+    plain = dataclasses.replace(setup, batch_norm=False, epochs=2 * setup.epochs, evaluations=2 * setup.evaluations)
+    plans = {f"examples_{n}": (setup, n, 0.0) for n in sizes} | {f"random_labels_{n}": (setup, n, 1.0) for n in sizes}
+    plans |= {f"channels_{c}": (dataclasses.replace(setup, channels=c), images, 0.0) for c in widths}
+    return plans | {"without_normalisation": (plain, images, 0.0)}
+
+
+def store(name: str = "deep-experiments", *, test_images: int = 4000, folder=None, **options) -> None:
+    """Run all experiments on CIFAR-10 and store their curves: ``NORMDYN_DATA=... python -m`` this module."""
+    clock, key = time.perf_counter(), results.code_key(SOURCES)
+    pool, held = (data.cifar10(split, dtype=torch.float32) for split in ("train", "test"))
+    test = held.inputs[:test_images], held.labels[:test_images]
+    plans, stored = experiments(**options), {}
+    for title, (setup, count, noise) in tqdm(plans.items()):
+        train = pool.inputs[:count], with_noise(pool.labels[:count], noise, setup.seed)
+        stored |= {f"{title}__{quantity}": value for quantity, value in run(setup, train, test).items()}
+    digests = {file: digest for part in (pool, held) for file, digest in part.provenance["files"].items()}
+    files = "".join(f"{file} {digest}\n" for file, digest in sorted(digests.items()))
+    results.save(
+        stored, name, setup={title: dataclasses.asdict(plan[0]) | {"images": plan[1]} for title, plan in plans.items()},
+        seeds=0, seconds=time.perf_counter() - clock, device="cpu, one thread",
+        data_sha256=hashlib.sha256(files.encode()).hexdigest(), sources=SOURCES, key=key, folder=folder,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    store()
