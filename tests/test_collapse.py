@@ -1,0 +1,156 @@
+"""Oracles: the published formulas with loops and a pseudoinverse, exact frames, perturbations with a known answer."""
+
+import math
+
+import pytest
+import torch
+
+from normdyn import collapse as nd
+
+
+def generator(k=0):
+    return torch.Generator().manual_seed(k)
+
+
+def normal(k, *shape):
+    return torch.randn(*shape, generator=generator(k), dtype=torch.float64)
+
+
+def frame(classes=4, dimension=9, copies=5, k=0):
+    """A collapsed set: means, features, labels."""
+    M = nd.simplex_frame(classes, dimension, generator=generator(k))
+    labels = torch.arange(classes).repeat(copies)
+    return M, M[labels], labels
+
+
+@pytest.mark.parametrize(("classes", "dimension"), [(2, 1), (2, 6), (3, 2), (5, 7), (10, 9), (10, 32)])
+def test_a_simplex_frame_is_one(classes, dimension):
+    for M in (
+        nd.simplex_frame(classes, dimension),
+        nd.simplex_frame(classes, dimension, generator=generator(classes)),
+    ):
+        gram = (classes * torch.eye(classes, dtype=M.dtype) - 1) / (classes - 1)
+        assert (M @ M.mT - gram).abs().max() < 1e-14 * classes
+        assert M.sum(0).abs().max() < 1e-14 * classes
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_all_measures_vanish_at_collapse_wherever_the_frame_lies(classes):
+    M, features, labels = frame(classes, 12)
+    shift = normal(1, 12)
+    shift = shift - M.mT @ (M @ shift) * (classes - 1) / classes  # at right angles, so that NC4 needs no bias
+    measures = nd.neural_collapse(3 * features + shift, labels, 0.1 * M)
+    assert all(value < 1e-12 for value in measures.values()), measures
+
+
+def test_measures_do_not_depend_on_rotation_scale_or_the_order_of_samples():
+    features, W, labels = normal(0, 30, 6), normal(1, 3, 6), torch.arange(3).repeat(10)
+    turn, order = torch.linalg.qr(normal(2, 6, 6))[0], torch.randperm(30, generator=generator(3))
+    one, other = (
+        nd.neural_collapse(features, labels, W),
+        nd.neural_collapse(7 * features[order] @ turn, labels[order], 0.3 * W @ turn),
+    )
+    for name in one:
+        assert torch.allclose(one[name], other[name], rtol=1e-11, atol=1e-13), name
+
+
+@pytest.mark.parametrize("counts", [(7, 7, 7), (2, 9, 5)])
+def test_against_the_published_formulas_with_loops(counts):
+    labels = torch.cat([torch.full((n,), c) for c, n in enumerate(counts)])
+    features, W, C = normal(0, len(labels), 5), normal(1, 3, 5), 3
+    means = torch.stack([features[labels == c].mean(0) for c in range(C)])
+    center = sum(means) / C
+    within = sum(torch.cov(features[labels == c].mT, correction=0) for c in range(C)) / C
+    between = sum(torch.outer(m - center, m - center) for m in means) / C
+    measures = nd.neural_collapse(features, labels, W)
+    assert math.isclose(measures["variability"], (within @ torch.linalg.pinv(between)).trace() / C, rel_tol=1e-11)
+    assert math.isclose(measures["variance_ratio"], within.trace() / between.trace(), rel_tol=1e-12)
+    ours = nd.covariances(features, labels)
+    assert torch.allclose(ours[0], within) and torch.allclose(ours[1], between)
+    cosine = torch.nn.functional.cosine_similarity
+    gaps = [abs(cosine(means[a] - center, means[b] - center, dim=0) + 0.5) for a in range(C) for b in range(a)]
+    assert math.isclose(measures["angle_gap"], sum(gaps) / len(gaps), rel_tol=1e-12)
+    wrong = 0
+    for h in features:
+        nearest = min(range(C), key=lambda c: (h - means[c]).norm().item())
+        wrong += nearest != max(range(C), key=lambda c: (W[c] @ h).item())
+    assert math.isclose(measures["center_disagreement"], wrong / len(labels), rel_tol=1e-12)
+
+
+def test_scatter_along_one_edge_of_the_frame_has_a_known_variability():
+    M, features, labels = frame(4, 9, copies=6)
+    edge = (M[0] - M[1]) / (M[0] - M[1]).norm()
+    sign = (
+        torch.tensor([1.0, -1.0], dtype=torch.float64).repeat_interleave(4).repeat(3)
+    )  # half of each class on either side
+    moved = features + 0.01 * sign[:, None] * edge
+    # Sigma_B is 1/(C-1) times the projector on the frame's span: the answer is (C-1)/C times the variance
+    assert math.isclose(nd.variability(moved, labels), 0.75 * 1e-4, rel_tol=1e-11)
+    assert math.isclose(nd.variance_ratio(moved, labels), 1e-4, rel_tol=1e-11)
+
+
+def test_scatter_at_right_angles_is_seen_by_the_ratio_alone():
+    M = nd.simplex_frame(3, 2)
+    labels = torch.arange(3).repeat(2)
+    moved = torch.cat([M[labels], torch.tensor([[0.2]] * 3 + [[-0.2]] * 3, dtype=M.dtype)], 1)
+    assert nd.variability(moved, labels) < 1e-30
+    assert math.isclose(nd.variance_ratio(moved, labels), 0.04, rel_tol=1e-12)
+
+
+def test_a_longer_and_a_turned_mean_have_known_gaps():
+    M, features, labels = frame(3, 2)
+    lengths = (M * torch.tensor([[1.3], [1.0], [1.0]], dtype=torch.float64) - 0.1 * M[0]).norm(dim=1)  # centred again
+    stretched = features * (1 + 0.3 * (labels == 0).double())[:, None]
+    expected = lengths.std(correction=0) / lengths.mean()
+    assert math.isclose(nd.length_spread(stretched, labels), expected, rel_tol=1e-12)
+    square = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    square[2, 1] = 3.0
+    centred = square - square.mean(0)
+    cosines = [torch.cosine_similarity(centred[a], centred[b], dim=0) for a, b in ((0, 1), (0, 2), (1, 2))]
+    expected = sum(abs(c + 0.5) for c in cosines) / 3
+    assert math.isclose(nd.angle_gap(square, torch.arange(3)), expected, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, math.pi / 2, math.pi])
+def test_a_turned_classifier_is_a_chord_away(angle):
+    M, features, labels = frame(3, 2)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    assert math.isclose(nd.duality_gap(features, labels, M @ turn), 2 * math.sin(angle / 2), abs_tol=1e-12)
+
+
+def test_one_output_stands_for_two_classes():
+    features, labels, w = normal(0, 20, 4), torch.arange(2).repeat(10), normal(1, 1, 4)
+    one, two = nd.neural_collapse(features, labels, w), nd.neural_collapse(features, labels, torch.cat([-w, w]))
+    assert {k: v.item() for k, v in one.items()} == {k: v.item() for k, v in two.items()}
+    assert one["length_spread"] < 1e-14 and one["angle_gap"] < 1e-14  # NC2 is empty for two classes
+
+
+def test_disagreement_uses_points_and_bias():
+    M, features, labels = frame(2, 1)
+    points = torch.tensor([[0.2], [-0.2], [3.0]], dtype=torch.float64)
+    side = (points * M[1]).sum(1, keepdim=True)
+    assert nd.center_disagreement(features, labels, side, points=points) == 0
+    assert nd.center_disagreement(features, labels, side + 1, points=points) == pytest.approx(1 / 3)
+    shifted = nd.neural_collapse(features, labels, M, bias=torch.tensor([0.0, 5.0], dtype=torch.float64))
+    assert shifted["center_disagreement"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda h, y: nd.class_means(h, 2 * y - 1), "map -1 and 1"),
+        (lambda h, y: nd.class_means(h, 2 * y), r"counts are \[3, 0, 3\]"),
+        (lambda h, y: nd.class_means(h, 0 * y), "there must be two"),
+        (lambda h, y: nd.class_means(h / 0, y), "finite"),
+        (lambda h, y: nd.variability(0 * h + 1, y), "all class means are equal"),
+        (lambda h, y: nd.duality_gap(h, y, h[:3]), "classifier has shape"),
+        (lambda h, y: nd.duality_gap(h, y, 0 * h[:2]), "classifier is zero"),
+        (lambda h, y: nd.center_disagreement(h, y, h[:3]), "3 rows for 6 points"),
+        (lambda h, y: nd.simplex_frame(4, 2), "dimension >= classes - 1"),
+        (lambda h, y: nd.simplex_frame(1, 2), "two classes"),
+        (lambda h, y: nd.angle_gap(torch.tensor([[0.0], [1.0], [2.0]]), torch.arange(3)), "class 1 is that of all"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(normal(0, 6, 3), torch.tensor([0, 0, 0, 1, 1, 1]))
