@@ -13,7 +13,7 @@ import dataclasses
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 from torch.nn import functional as F
 
 Params = dict[str, Tensor]
@@ -124,6 +124,23 @@ def output(
     return g, torch.stack(folded)
 
 
+def losses(params: Params, X: Float[Tensor, "k n ..."], y: Float[Tensor, "k n"], setup: Setup) -> Float[Tensor, " k"]:
+    """Mean square loss of all stacked networks, each on its own batch: :func:`output` without its norms, and faster."""
+
+    def single(p: Params, z: Tensor, target: Tensor) -> Tensor:
+        for l in range(1, setup.layers + 1):
+            W, last = p[f"W{l}"], l == setup.layers
+            z = z.flatten(2).mean(2) if last and z.ndim > 2 else z
+            z = F.conv2d(z, W, stride=2, padding=1) if W.ndim == 4 else z @ W.mT
+            if setup.batch_norm and (not last or setup.output_scale):
+                z = F.batch_norm(z, None, None, training=True, eps=setup.epsilon)
+            z = z if last else z.relu()
+        g = p["gain"] * z[:, 0] if setup.output_scale else z[:, 0]
+        return (g - target).square().mean()
+
+    return vmap(single)(params, X, y)
+
+
 def run(
     setup: Setup,
     train: tuple[Float[Tensor, "n ..."], Float[Tensor, " n"]],
@@ -150,7 +167,6 @@ def run(
     scales, decays, seeds = setup.shape
     decay = torch.tensor(setup.decays, dtype=X.dtype).repeat_interleave(seeds).repeat(scales)
     against = lambda W: decay.reshape(-1, *[1] * (W.ndim - 1)) * W
-    gradient = vmap(grad(lambda p, x, t: (output(p, x, setup)[0] - t).square().mean()))
     evaluate = vmap(lambda p, x: output(p, x, setup, X), in_dims=(0, None))
     orders = [torch.Generator().manual_seed(1000 * seed + 2) for seed in setup.seeds]
     history = []
@@ -160,7 +176,7 @@ def run(
         norms = [W.flatten(1).norm(dim=1) for name, W in params.items() if name != "gain"]
         seen = {"outputs": g, "folded": folded, "norms": torch.stack(norms, 1)}
         seen |= {"train_loss": (g - y).square().mean(1), "test_error": (held * y_test <= 0).double().mean(1)}
-        seen |= {"gain": params["gain"]} if setup.output_scale else {}
+        seen |= {"gain": params["gain"].clone()} if setup.output_scale else {}
         history.append({name: v.reshape(*setup.shape, *v.shape[1:]) for name, v in seen.items()})
 
     record()
@@ -169,9 +185,11 @@ def run(
         for rows in order.split(setup.batch, 1):
             if rows.shape[1] < setup.batch:
                 continue
-            g = gradient(params, X[rows], y[rows])
-            momenta = {n: setup.momentum * momenta[n] + g[n] + against(W) for n, W in params.items()}
-            params = {n: W - setup.learning_rate * momenta[n] for n, W in params.items()}
+            leaves = {n: W.detach().requires_grad_() for n, W in params.items()}
+            slopes = torch.autograd.grad(losses(leaves, X[rows], y[rows], setup).sum(), list(leaves.values()))
+            for (n, W), g in zip(params.items(), slopes, strict=True):
+                momenta[n].mul_(setup.momentum).add_(g).add_(against(W))
+                W.sub_(momenta[n], alpha=setup.learning_rate)
         if epoch % (setup.epochs // setup.evaluations) == 0:
             record()
     final = {name: W.reshape(*setup.shape, *W.shape[1:]) for name, W in params.items() if name != "gain"}
