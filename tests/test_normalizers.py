@@ -47,6 +47,24 @@ def test_backward_formula_is_that_of_autograd(kind, epsilon):
     assert (fast - g).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["batch", "layer", "instance"])
+def test_curvature_is_the_derivative_of_the_backward_pass(kind, epsilon):
+    z, g, h = (draw(5, 6, 4, 3, seed=k) for k in range(3))
+    over = normalizers.axes(kind, 4)
+    inner = lambda z: (g * normalizers.normalize(z, over, epsilon=epsilon)).sum()
+    slow = torch.func.jvp(torch.func.grad(inner), (z,), (h,))[1]
+    fast = normalizers.normalize_curvature(z, g, h, over, epsilon=epsilon)
+    assert_allclose(fast, slow, atol=1e-13)
+    assert fast.abs().max() > 0.1
+
+
+def test_curvature_along_the_signal_is_minus_the_gradient():
+    z, g = draw(7), draw(7, seed=1)
+    along = normalizers.normalize_curvature(z, g, z, (0,))
+    assert_allclose(along, -normalizers.normalize_backward(z, g, (0,)), atol=1e-13)
+
+
 def test_weight_normalisation_is_that_of_torch():
     v, gain = draw(3, 4, 2), draw(3, seed=1)
     assert_allclose(normalizers.weight_norm(v, gain), torch._weight_norm(v, gain.reshape(3, 1, 1), 0), atol=1e-14)

@@ -66,6 +66,41 @@ def normalize_backward(
     return (gradient - gradient.mean(over, keepdim=True) - hat * (gradient * hat).mean(over, keepdim=True)) / scale
 
 
+def normalize_curvature(
+    z: Float[Tensor, "n ..."],
+    gradient: Float[Tensor, "n ..."],
+    direction: Float[Tensor, "n ..."],
+    over: Sequence[int],
+    *,
+    epsilon: float = 0.0,
+) -> Float[Tensor, "n ..."]:
+    r"""Second derivative of :func:`normalize`, contracted with a gradient, applied to a direction.
+
+    With :math:`\Pi x = x-\langle x\rangle-\hat z\langle\hat zx\rangle`,
+
+    .. math:: -\frac1{s^2}\left(\langle\hat zh\rangle\,\Pi g+\langle\hat zg\rangle\,\Pi h
+              +\hat z\,\langle h\,\Pi g\rangle\right).
+
+    The Hessian in ``z`` of a loss with gradient :math:`g` and Hessian :math:`A` in the normalised values maps
+    :math:`h` to :math:`s^{-2}\Pi A\Pi h` plus this. For :math:`h=\hat z` this is :math:`-s^{-2}\Pi g` if ``epsilon``
+    is zero: the Hessian has a row of zeros along the signal only where the gradient vanishes.
+
+    Args:
+        gradient: In the normalised values, of the shape of ``z``.
+        direction: In ``z``, of its shape.
+
+    Source: ours; paper C, appendix A.1.2, leaves these terms out.
+    """
+    over = tuple(over)
+    variance, mean = torch.var_mean(z, over, keepdim=True, correction=0)
+    scale = (variance + epsilon).sqrt()
+    hat = (z - mean) / scale
+    average = lambda x: x.mean(over, keepdim=True)
+    slope, moved = (scale * normalize_backward(z, x, over, epsilon=epsilon) for x in (gradient, direction))
+    mixed = average(hat * direction) * slope + average(hat * gradient) * moved
+    return -(mixed + hat * average(direction * slope)) / scale.square()
+
+
 def batch_norm(
     z: Float[Tensor, "n ..."],
     *,
