@@ -13,6 +13,7 @@ from normdyn.robustness import (
     boundary_below,
     fold,
     input_gradient,
+    noise_curve,
     output,
     path_norm,
     perturb,
@@ -127,3 +128,13 @@ def test_tolerance_interpolates_in_the_logarithm():
     assert torch.allclose(tolerance(sizes, accuracy), torch.tensor([10**0.5, 10**-0.5], dtype=torch.float64))
     with pytest.raises(ValueError, match="must pass level"):
         tolerance(sizes, accuracy, level=0.4)
+
+
+def test_noise_curve_counts_signs():
+    params = {"w": torch.tensor([1.0, -1.0], dtype=torch.float64)}
+    classify = lambda p: p["w"][:, None].expand(2, 400)
+    labels = torch.ones(2, 400, dtype=torch.float64)
+    quiet = noise_curve(classify, params, labels, [1e-6, 1e-3], torch.Generator().manual_seed(6))
+    assert torch.equal(quiet, torch.tensor([[1.0, 0.0]] * 2, dtype=torch.float64))
+    loud = noise_curve(classify, params, labels, [1e6], torch.Generator().manual_seed(6), repeats=400)
+    assert ((loud - 0.5).abs() < 0.1).all()  # four standard errors

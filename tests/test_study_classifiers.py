@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from normdyn import robustness
-from normdyn.studies.classifiers import Setup, folded, initialize, outputs, task, train
+from normdyn.studies.classifiers import Setup, first_below, folded, initialize, outputs, task, train
 
 SMALL = Setup(draws=3, samples=30, inputs=6, width=5, layers=3, steps=8, learning_rates=(0.1,), epsilon=1e-5)
 
@@ -97,3 +97,11 @@ def test_folding_is_inference():
 def test_bad_setups(change, message):
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **change)
+
+
+def test_first_below():
+    setup = replace(SMALL, scales=(1.0, 2.0))
+    losses = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, 1.0], [0.4, 1.0, 1.0, 1.0, 1.0, torch.nan],
+                           [0.9, 0.4, 0.3, 0.4, 1.0, torch.nan]])  # fmt: skip
+    share, step = first_below(losses, 0.5, setup)
+    assert share.tolist() == [1.0, pytest.approx(1 / 3)] and step.tolist() == [2.0, torch.inf]

@@ -8,6 +8,8 @@ A margin :math:`yf(x)` and a noise of given standard deviation are measured in t
 measured in units of the input, or relative to each weight, does not change when the weights are rescaled.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
@@ -131,6 +133,28 @@ def perturb(params: Params, size: float, generator: Generator, *, relative_to: s
         rms = W.reshape(len(W), -1).square().mean(1).sqrt().reshape(-1, *[1] * (W.ndim - 1))
         moved[name] = W + noise * {"absolute": torch.ones_like(W), "layer": rms, "weight": W.abs()}[relative_to]
     return moved
+
+
+def noise_curve(
+    classify: Callable[[Params], Float[Tensor, "k n"]],
+    params: Params,
+    labels: Float[Tensor, "k n"],
+    sizes: Sequence[float],
+    generator: Generator,
+    *,
+    relative_to: str = "absolute",
+    repeats: int = 1,
+) -> Float[Tensor, "s k"]:
+    """Accuracy of each network under noise of each size.
+
+    Args:
+        classify: Outputs of the stack for perturbed parameters; its sign is the class.
+        labels: +-1.
+        repeats: Draws of the noise, averaged.
+    """
+    hit = lambda size: classify(perturb(params, size, generator, relative_to=relative_to)) * labels > 0
+    draws = [[hit(float(size)).double().mean(1) for _ in range(repeats)] for size in sizes]
+    return torch.stack([torch.stack(d).mean(0) for d in draws])
 
 
 def tolerance(sizes: Float[Tensor, " s"], accuracy: Float[Tensor, "s k"], level: float = 0.9) -> Float[Tensor, " k"]:

@@ -196,6 +196,19 @@ def train(
     return {n: torch.stack(v) for n, v in history.items()} | kept | {"end": params, "reached": reached}
 
 
+def first_below(
+    losses: Float[Tensor, "t k"], level: float, setup: Setup
+) -> tuple[Float[Tensor, " scales"], Float[Tensor, " scales"]]:
+    """For each scale, the share of draws whose loss falls below ``level``, and the median step at which it first does.
+
+    The median counts draws that never fall below as infinite.
+    """
+    below = (losses < level).reshape(len(losses), len(setup.scales), setup.draws)
+    ever = below.any(0)
+    step = torch.where(ever, below.to(torch.int8).argmax(0).double(), torch.inf)
+    return ever.double().mean(1), step.median(1).values
+
+
 def folded(params: Params, X: Float[Tensor, "k n d"], setup: Setup) -> Params:
     """The inference network of a stack of two layers for :mod:`normdyn.robustness`: statistics frozen on ``X``.
 
