@@ -136,10 +136,21 @@ def test_units_that_never_meet_have_a_symmetry_of_their_own():
     architecture = Architecture((4, 6, 6, 2), "batch", "relu")
     generator = torch.Generator().manual_seed(0)
     params, inputs, statistics = symmetry._draw(architecture, generator, 1, 200, 6)
-    assert symmetry.least_overlap(architecture, params, inputs, statistics) == 0
+    assert symmetry.pattern_margin(architecture, params, inputs, statistics) == 0
     function = lambda p: symmetry.outputs(architecture, p, inputs, statistics)
     assert len(symmetry.null_space(symmetry.jacobian(function, params)).basis) == 36 + 1
     params, inputs, statistics = symmetry.draw(architecture, torch.Generator().manual_seed(0), batches=1, samples=200)
-    assert symmetry.least_overlap(architecture, params, inputs, statistics) >= 0.03
-    with pytest.raises(ValueError, match="hardly ever active together, with 2 samples"):
+    assert symmetry.pattern_margin(architecture, params, inputs, statistics) >= 0.03
+    with pytest.raises(ValueError, match="share their patterns on 2 samples"):
         symmetry.draw(architecture, torch.Generator().manual_seed(0), batches=1, samples=2)
+
+
+def test_units_with_the_same_pattern_mix():
+    architecture = Architecture((3, 6, 2), "none", "relu", affine=False)
+    params, inputs, statistics = symmetry.draw(architecture, torch.Generator().manual_seed(0))
+    shared = dict(params)
+    shared["W0"], shared["b0"] = params["W0"].clone(), params["b0"].clone()
+    shared["W0"][1], shared["b0"][1] = params["W0"][0] + 1e-3 * params["W0"][1], params["b0"][0]
+    function = lambda p: symmetry.outputs(architecture, p, inputs, statistics)
+    assert symmetry.pattern_margin(architecture, shared, inputs, statistics) == 0
+    assert len(symmetry.null_space(symmetry.jacobian(function, shared)).basis) == 6 + 2

@@ -141,30 +141,36 @@ def draw(
     """Generic parameters, batches of inputs of different spread, and stored mean and variance for each block.
 
     Where no batch centres them, activities are shifted so that every unit changes its sign over the inputs. A ReLU unit
-    that never does has symmetries of its own, and so have two in a row that are never active together: such points are
-    drawn again.
+    that never does has symmetries of its own, and so have two of a block with the same pattern, or two in a row that
+    are never active together. Points close to that, see :func:`pattern_margin`, are drawn again.
 
     Raises:
-        ValueError: Twenty draws all had such a pair.
+        ValueError: A hundred draws all had such units.
     """
-    for _ in range(20):
+    for _ in range(100):
         drawn = _draw(architecture, generator, batches, samples, places)
-        if architecture.activation != "relu" or least_overlap(architecture, *drawn) >= 0.03:
+        if architecture.activation != "relu" or pattern_margin(architecture, *drawn) >= 0.03:
             return drawn
-    raise ValueError(f"some ReLU units are hardly ever active together, with {samples} samples a batch: give more")
+    raise ValueError(f"some ReLU units share their patterns on {samples} samples a batch: give more")
 
 
-def least_overlap(
+def pattern_margin(
     architecture: Architecture, params: Params, inputs: Sequence[Tensor], statistics: Sequence[tuple[Tensor, Tensor]]
 ) -> float:
-    """Smallest share of inputs on which two ReLU units of blocks that follow each other are active together."""
+    """How far ReLU units are from sharing patterns, as a share of the inputs.
+
+    The least of: the shares on which two units of a block differ in being active, or a unit and no or every other; and
+    the shares on which two units of blocks that follow each other are active together.
+    """
     seen = [activities(architecture, params, X, statistics) for X in inputs]
     active = [
         torch.cat([block[l][1].transpose(0, 1).flatten(1) for block in seen], 1).sign().clamp_min(0)
         for l in range(len(seen[0]))
     ]
-    shares = [(first @ second.mT).min().item() / first.shape[1] for first, second in pairwise(active)]
-    return min(shares, default=1.0)
+    shares = [torch.cdist(a, a, p=1)[~torch.eye(len(a), dtype=torch.bool)] for a in active]
+    shares += [a.sum(1) for a in active] + [(1 - a).sum(1) for a in active]
+    shares += [(first @ second.mT).flatten() for first, second in pairwise(active)]
+    return torch.cat(shares).min().item() / active[0].shape[1]
 
 
 def _draw(architecture: Architecture, generator: Generator, batches: int, samples: int, places: int):
