@@ -18,8 +18,9 @@ def parse(page: Path) -> BeautifulSoup:
 
 
 def pages(site: Path) -> list[Path]:
-    """All pages of the site, without what is carried along below ``_static`` and ``_sources``."""
-    return sorted(p for p in site.rglob("*.html") if not p.relative_to(site).parts[0].startswith("_"))
+    """All pages of the site, without redirects and what is carried along below ``_static`` and ``_sources``."""
+    aside = lambda folder: folder.startswith("_") or folder in ("claims", "figures")
+    return sorted(p for p in site.rglob("*.html") if not aside(p.relative_to(site).parts[0]))
 
 
 @cache

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from site_checks import broken_links, figures_without_data, pages, parse, unpublishable, weak_alternatives
+from site_checks import anchors, broken_links, figures_without_data, pages, parse, unpublishable, weak_alternatives
 
 ROOT = Path(__file__).parents[1]
 SITE = Path(os.environ.get("NORMDYN_SITE") or ROOT / "build" / "quick" / "html").resolve()
@@ -76,6 +76,31 @@ def test_front_page_counts_come_from_the_ledger(site):
     assert f"{len(verdicts)} are decided" in sentence
     for verdict in set(verdicts):
         assert f"{verdicts.count(verdict)} {verdict.replace('-', ' ')}" in sentence
+
+
+def test_claims_and_figures_have_lasting_addresses(site):
+    """Each leads to an anchor that is there; every row and every captioned figure of a cell has one."""
+    targets = {}
+    for page in [*(site / "claims").glob("*.html"), *(site / "figures").glob("*.html")]:
+        link = parse(page).select_one("body a")["href"]
+        assert f"url={link}" in page.read_text(encoding="utf-8")
+        file, anchor = (page.parent / link.split("#")[0]).resolve(), link.split("#")[1]
+        assert anchor in anchors(file), link
+        targets[f"{page.parent.name}/{page.stem}"] = file, anchor
+    claims = {row["id"].removeprefix("claim-") for row in parse(site / "claims.html").select("tr[id^=claim-]")}
+    assert {name.removeprefix("claims/") for name in targets if name.startswith("claims/")} == claims
+    drawn = {(page, figure["id"]) for page in pages(site) for figure in parse(page).select("figure[id^=fig-]")}
+    assert drawn == {target for name, target in targets.items() if name.startswith("figures/")}
+
+
+def test_a_chapter_says_how_to_cite_it(site):
+    for page in pages(site):
+        entries = parse(page).select("details.cite-page")
+        name = str(page.relative_to(site).with_suffix(""))
+        assert len(entries) == ("/" in name), name  # not under the pages that belong to no paper
+        if entries:
+            text = entries[0].pre.get_text()
+            assert f"note      = {{Page {name}}}" in text and text.count("{") == text.count("}")
 
 
 def test_figures_have_a_twin_for_dark_ground(site):

@@ -6,6 +6,8 @@ registry ``data/claims``; it computes nothing. What pages can use:
 - ``{claim}`E-fig1```: a verdict mark that links to the claim's row; an unknown claim is a warning.
 - ``{ledger-summary}``, ``{ledger-claims}``, ``{ledger-errata}`` and ``{paper-cards}``: see :mod:`.site_ledger`.
 - ``{run-status}``: what every page cost, see :mod:`.site_runs`.
+
+Every claim and figure has a lasting address, every chapter its BibTeX entry: see :mod:`.site_anchors`.
 """
 
 import zlib
@@ -16,7 +18,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from normdyn.book import site_html, site_ledger, site_notebooks, site_runs
+from normdyn.book import site_anchors, site_html, site_ledger, site_notebooks, site_runs
 
 STATIC = Path(__file__).parent / "static"
 MATHJAX = ("tex-chtml.js", "input/tex/extensions/*.js", "output/chtml/fonts/woff-v2/*.woff")
@@ -70,7 +72,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.connect("config-inited", configure)
     app.connect("build-finished", serve_mathjax)
-    for part in (site_ledger, site_runs, site_html, site_notebooks):
+    for part in (site_ledger, site_runs, site_html, site_notebooks, site_anchors):
         part.setup(app)
     sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("site*.py")))
     version = zlib.crc32(sources)  # pages read by another version of this extension are read again

@@ -89,13 +89,19 @@ def beside(app: Sphinx, name: str) -> Path:
     return Path(os.environ.get(f"NORMDYN_{Path(name).stem.upper()}") or Path(app.srcdir).parent / name)
 
 
-def ledger_of(env: BuildEnvironment) -> Ledger:
-    """The ledger, read once a build; the page that asks is read again when the ledger changes."""
+def current_ledger(env: BuildEnvironment) -> Ledger:
+    """The ledger, read once a build."""
     ledger = getattr(env, "_normdyn_ledger", None)
     if ledger is None:
         claims = Path(os.environ.get("NORMDYN_CLAIMS") or repository(env.app) / "data" / "claims")
         ledger = read_ledger(claims, beside(env.app, "verdicts.json"), env.config.normdyn_papers)
         env._normdyn_ledger = ledger
+    return ledger
+
+
+def ledger_of(env: BuildEnvironment) -> Ledger:
+    """The ledger, for a page that is being read; it is read again when the ledger changes."""
+    ledger = current_ledger(env)
     for file in filter(Path.is_file, ledger.files):
         env.note_dependency(str(file))
     return ledger
