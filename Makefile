@@ -14,7 +14,7 @@ VENV := .venv/bin/python
 OPTIONS = --profile "$(PROFILE)" --device "$(DEVICE)" --seed "$(SEED)" --jobs "$(JOBS)"
 BUILD = $(VENV) -m normdyn.book
 
-.PHONY: help book test chapter verdicts bench lock environment parameters clean distclean
+.PHONY: help book test chapter compare verdicts bench lock environment parameters clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: environment ## everything that has to pass, on the quick book: units, note
 
 chapter: environment ## execute one chapter and show its verdicts: make chapter PAGE=weight-balancing/convergence
 	@$(BUILD) chapter "$(PAGE)" $(OPTIONS)
+
+compare: environment ## your numbers beside the published ones, of one chapter (PAGE=...) or of all that are executed
+	@$(BUILD) compare $(if $(PAGE),"$(PAGE)") $(OPTIONS)
 
 verdicts: book ## record the verdicts of this build in data/verdicts
 	@$(BUILD) verdicts $(OPTIONS)
@@ -48,7 +51,7 @@ parameters:
 	@$(PYTHON) -c 'import sys' >/dev/null 2>&1 || { echo 'PYTHON=$(PYTHON) is not a working Python: give a Python 3.11 or newer' >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d is too old (PYTHON=$(PYTHON)): 3.11 or newer is needed" % v[:2])'
 	@$(PYTHON) lib/normdyn/book/parameters.py 'PROFILE=$(PROFILE)' 'DEVICE=$(DEVICE)' 'SEED=$(SEED)' 'JOBS=$(JOBS)' \
-		$(if $(filter chapter,$(MAKECMDGOALS)),'PAGE=$(PAGE)')
+		$(if $(filter chapter $(if $(PAGE),compare),$(MAKECMDGOALS)),'PAGE=$(PAGE)')
 
 clean: ## remove what was built
 	@rm -rf build .snakemake .pytest_cache .ruff_cache

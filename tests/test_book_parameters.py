@@ -57,6 +57,7 @@ def run(*words, cwd=REPOSITORY):
         (["book", "PYTHON=no-such-python"], "PYTHON=no-such-python is not a command: give a Python 3.11 or newer"),
         (["book", "PYTHON=false"], "PYTHON=false is not a working Python"),
         (["chapter", "PAGE=nope"], "PAGE=nope is not a chapter with code: choose one of "),
+        (["compare", "PAGE=nope"], "PAGE=nope is not a chapter with code: choose one of "),
         (["chapter"], "PAGE= is not a chapter with code"),
     ],
 )

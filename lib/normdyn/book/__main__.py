@@ -13,13 +13,18 @@ STEPS = {
     "run": "execute what is not current, without the site",
     "plan": "list the chapters that are not current, and why",
     "chapter": "execute one chapter and show its verdicts",
+    "compare": "show what this machine finds beside the published verdicts",
     "execute": "execute one chapter (what Snakemake calls)",
     "verdicts": "record the verdicts of the last build in data/verdicts",
 }
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run one step. Exit status: 0, or 1 for a failure, 2 for a parameter that is not allowed, 130 if interrupted."""
+    """Run one step.
+
+    Exit status: 0, or 1 for a failure or verdicts that disagree, 2 for a parameter that is not allowed, 130 if
+    interrupted.
+    """
     from normdyn.book import build
     from normdyn.book.execute import ChapterFailed
     from normdyn.book.execute import main as execute
@@ -38,6 +43,10 @@ def main(words: list[str] | None = None) -> int:
                 _plan(root, parameters)
             case "chapter":
                 build.chapter(root, check_page(root, given.page), parameters)
+            case "compare":
+                from normdyn.book.compare import compare
+
+                return 0 if compare(root, given.page and check_page(root, given.page), parameters) else 1
             case "execute":
                 return execute(root, check_page(root, given.page), parameters)
             case "verdicts":
@@ -71,6 +80,8 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         step = steps.add_parser(name, help=text, description=text)
         if name in ("chapter", "execute"):
             step.add_argument("page", help="path of the chapter below chapters/, without suffix")
+        if name == "compare":
+            step.add_argument("page", nargs="?", default="", help="the same; without it, all that are executed already")
         if name == "build":
             step.add_argument("--fresh-site", action="store_true", help="build the site from scratch")
         step.add_argument("--profile", default="quick", help="quick or paper")

@@ -22,7 +22,8 @@ REDIRECT = """<!doctype html>
 def redirects(app: Sphinx) -> dict[str, tuple[str, str]]:
     """Title and target of every lasting address, by its path without suffix."""
     found = {
-        f"claims/{claim}": (f"Claim {claim}", f"../{CLAIMS}.html#claim-{claim}") for claim in current_ledger(app.env).rows
+        f"claims/{claim}": (f"Claim {claim}", f"../{CLAIMS}.html#claim-{claim}")
+        for claim in current_ledger(app.env).rows
     }
     labels = app.env.get_domain("std").anonlabels
     for name, (page, anchor) in labels.items():
