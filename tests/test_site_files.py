@@ -10,7 +10,7 @@ from site_checks import anchors, broken_links, figures_without_data, pages, pars
 
 ROOT = Path(__file__).parents[1]
 SITE = Path(os.environ.get("NORMDYN_SITE") or ROOT / "build" / "quick" / "html").resolve()
-BESIDE = {name: SITE.parent / f"{name}.json" for name in ("verdicts", "runs")}
+BESIDE = {name: SITE.parent / f"{name}.json" for name in ("verdicts", "runs", "history")}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,14 @@ def test_front_page_counts_come_from_the_ledger(site):
     assert f"{len(verdicts)} are decided" in sentence
     for verdict in set(verdicts):
         assert f"{verdicts.count(verdict)} {verdict.replace('-', ' ')}" in sentence
+
+
+def test_status_page_has_the_history_of_the_verdicts(site):
+    changes = json.loads(BESIDE["history"].read_text())
+    rows = parse(site / "status.html").select("table.verdict-history tbody tr")
+    assert [row.code.get_text() for row in rows] == [change["commit"] for change in changes]
+    for row, change in zip(rows, changes, strict=True):
+        assert str(sum(change["count"].values())) in [cell.get_text() for cell in row.select("td")]
 
 
 def test_claims_and_figures_have_lasting_addresses(site):

@@ -18,6 +18,7 @@ import psutil
 from normdyn.book import merge, pages, verdicts
 from normdyn.book.execute import ANSI, execute, executed_run, format_report
 from normdyn.book.files import digest, to_json, tree_digest, write_if_changed, write_whole
+from normdyn.book.history import history
 from normdyn.book.keys import Key, page_key
 from normdyn.book.pages import BookError, Layout
 from normdyn.book.parameters import Parameters
@@ -215,6 +216,7 @@ def stage(layout: Layout, parameters: Parameters) -> None:
             kept.append(_copy(path, layout.staged / path.relative_to(chapters)))
     write_if_changed(layout.build / "verdicts.json", to_json(verdicts.collect(layout, executed)))
     write_if_changed(layout.build / "runs.json", to_json(merge.runs(layout, executed)))
+    write_if_changed(layout.build / "history.json", to_json(history(layout.root, layout.profile)))
     wanted = {path.resolve() for path in kept}
     for path in [p for p in layout.staged.rglob("*") if p.is_file() and p.resolve() not in wanted]:
         path.unlink()
@@ -273,7 +275,7 @@ def site_is_current(layout: Layout) -> bool:
 
 def _site_digest(layout: Layout) -> str:
     """Hash of everything that the site is made from."""
-    tables = [layout.build / "verdicts.json", layout.build / "runs.json"]
+    tables = [layout.build / f"{name}.json" for name in ("verdicts", "runs", "history")]
     tables += sorted((layout.root / "data" / "claims").glob("*.yaml"))
     contents = (path.read_bytes() for path in tables if path.is_file())
     return digest(tree_digest(layout.staged), _machinery_digest(layout), *contents)

@@ -1,11 +1,11 @@
 """The site: a Sphinx extension that shows the ledger, themes the figures and keeps pages accessible and offline.
 
-It reads what the pipeline left beside the staged sources, ``build/<profile>/{site/,verdicts.json,runs.json}``, and the
-registry ``data/claims``; it computes nothing. What pages can use:
+It reads what the pipeline left beside the staged sources, ``verdicts.json``, ``runs.json`` and ``history.json`` in
+``build/<profile>``, and the registry ``data/claims``; it computes nothing. What pages can use:
 
 - ``{claim}`E-fig1```: a verdict mark that links to the claim's row; an unknown claim is a warning.
 - ``{ledger-summary}``, ``{ledger-claims}``, ``{ledger-errata}`` and ``{paper-cards}``: see :mod:`.site_ledger`.
-- ``{run-status}``: what every page cost, see :mod:`.site_runs`.
+- ``{run-status}`` and ``{verdict-history}``: what every page cost, and how the verdicts changed, see :mod:`.site_runs`.
 
 Every claim and figure has a lasting address, every chapter its BibTeX entry: see :mod:`.site_anchors`.
 """

@@ -1,4 +1,4 @@
-"""What every page cost: the table of runs on the status page."""
+"""What every page cost, and how the recorded verdicts came to be: the tables of the status page."""
 
 import json
 from html import escape
@@ -6,7 +6,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from normdyn.book.site_ledger import Ledgered, beside, mark
+from normdyn.book.site_ledger import LABELS, Ledgered, beside, mark
 
 
 class RunStatus(Ledgered):
@@ -59,6 +59,51 @@ class RunStatus(Ledgered):
         return escape(page.replace("/", ": ").replace("-", " "))
 
 
+class VerdictHistory(Ledgered):
+    """``{verdict-history}``: how many claims had which verdict, at each change of the recorded verdicts."""
+
+    def run(self):
+        file = beside(self.env.app, "history.json")
+        changes = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+        if file.is_file():
+            self.env.note_dependency(str(file))
+        if not changes:
+            return self.html("<p>This copy of the book carries no history of its verdicts.</p>")
+        present = [v for v in LABELS if any(change["count"].get(v) for change in changes)]
+        names = ("recorded", "commit", "pages", "claims", *map(mark, present), "against the row below")
+        head = "".join(f'<th scope="col">{name}</th>' for name in names)
+        body = "".join(self.row(change, present) for change in changes)
+        return self.html(
+            '<div class="ledger-scroll"><table class="run-status verdict-history">'
+            '<caption class="visually-hidden">Verdicts at each change of the record, newest first</caption>'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+
+    def row(self, change: dict[str, Any], present: list[str]) -> str:
+        count = change["count"]
+        cells = (
+            f"<code>{escape(change['commit'])}</code>",
+            change["pages"],
+            sum(count.values()),
+            *(count.get(verdict, "·") for verdict in present),
+            self.difference(change),
+        )
+        shown = "".join(f"<td>{cell}</td>" for cell in cells)
+        return f'<tr><th scope="row">{escape(change["date"])}</th>{shown}</tr>'
+
+    @staticmethod
+    def difference(change: dict[str, Any], most: int = 4) -> str:
+        """What is new, gone or judged otherwise, in a line."""
+        pages = "1 page" if change["new_pages"] == 1 else f"{change['new_pages']} pages"
+        parts = [f"{change['new']} new, on {pages}"] if change["new"] else []
+        parts += [f"{change['gone']} gone"] if change["gone"] else []
+        others = change["changed"]
+        parts += [f"{escape(claim)}: {LABELS[old]} → {LABELS[new]}" for claim, old, new in others[:most]]
+        parts += [f"{len(others) - most} more with another verdict"] if len(others) > most else []
+        return "; ".join(parts) or "numbers only"
+
+
 def setup(app: Sphinx) -> None:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("run-status", RunStatus)
+    app.add_directive("verdict-history", VerdictHistory)
