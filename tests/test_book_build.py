@@ -6,12 +6,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import nbformat
 import pytest
 
-from normdyn.book import build, execute, merge, pages
+from normdyn.book import build, execute, failures, merge, pages
 from normdyn.book.parameters import Parameters
 from tiny_book import ONE, TWO, tiny_book
 
@@ -128,8 +129,7 @@ def test_a_truncated_notebook_is_executed_again(book):
     assert build.is_current(book.layout, ONE, book.parameters)
 
 
-def test_a_failing_cell_stops_the_build_with_a_report_and_keeps_the_rest(book):
-    site = {path: path.read_bytes() for path in book.layout.html.rglob("*.html")}
+def test_a_failing_cell_fails_the_build_with_a_report_and_keeps_the_rest(book):
     book.edit("chapters/part/one.md", "from normdyn.alpha import number", "raise RuntimeError('the pump is dry')")
     book.edit("lib/normdyn/gamma.py", "return 3", "return 5")
     process = command(book)
@@ -140,10 +140,44 @@ def test_a_failing_cell_stops_the_build_with_a_report_and_keeps_the_rest(book):
     assert "at: raise RuntimeError('the pump is dry')\nRuntimeError: the pump is dry\nlog: " in text
     log = re.search(r"^log: (.*)$", text, flags=re.MULTILINE)[1]
     assert "the pump is dry" in (book.root / log).read_text(encoding="utf-8")
-    assert "1 of 2 chapters failed; the finished ones are kept" in text
+    assert "1 chapter failed; the finished ones are kept; 1 of 2 chapters executed" in text
     assert len(text.splitlines()) < 20, text
     assert build.plan(book.layout, book.parameters, pages.notebooks(book.root)) == [ONE]
-    assert {path: path.read_bytes() for path in book.layout.html.rglob("*.html")} == site
+    said, other = html(book, ONE), html(book, TWO)
+    for shown in ("<title>One", "This chapter failed", "the pump is dry", 'id="sec-one"', f"PAGE={ONE}"):
+        assert shown in said, shown
+    assert "10 five" in other and 'href="one.html#sec-one"' in other
+    for old in ("A square stays a square.", "square.csv", "How this page was made", str(book.root)):
+        assert old not in said, old
+    assert not (book.layout.staged / f"{ONE}.ipynb").exists()
+    assert list(json.loads((book.layout.build / "runs.json").read_text())) == [TWO]
+    assert json.loads((book.layout.build / "verdicts.json").read_text()) == {}
+
+
+def test_a_failed_page_comes_back_when_it_is_mended(book):
+    book.edit("chapters/part/one.md", "from normdyn.alpha import number", "raise RuntimeError('the pump is dry')")
+    for state in ("built", "unchanged"):
+        with pytest.raises(build.BuildFailed, match=f"site {state}, with a page for each that says so"):
+            build.build(book.root, book.parameters)
+    book.edit("chapters/part/one.md", "raise RuntimeError('the pump is dry')", "from normdyn.alpha import number")
+    build.build(book.root, book.parameters)
+    assert "A square stays a square." in html(book, ONE) and "failed" not in html(book, ONE)
+
+
+def test_a_chapter_that_ends_without_a_report_is_told_and_not_published(book, monkeypatch):
+    book.edit("chapters/part/one.md", "from normdyn.alpha import number", "raise RuntimeError('the pump is dry')")
+    book.edit("chapters/part/two.md", "print(twice(), stored)", "raise RuntimeError('so is the well')")
+    read = failures.read
+    monkeypatch.setattr(failures, "read", lambda layout, names: read(layout, [ONE]))
+    with pytest.raises(build.BuildFailed, match="2 chapters failed"):
+        build.build(book.root, book.parameters)
+    assert "it ended without a report" in html(book, TWO) and "five" not in html(book, TWO)
+
+
+def test_the_page_of_a_failed_chapter_names_no_folder_of_this_machine(book):
+    error = f"FileNotFoundError: {book.root}/data/x.csv, {sys.prefix}/lib/y.py, {tempfile.gettempdir()}/chapter-ab_1/z"
+    text = failures.page(book.layout, failures.silent(book.layout, ONE) | {"error": error})
+    assert "FileNotFoundError: data/x.csv, lib/y.py, z" in text and str(book.root) not in text
 
 
 def test_a_cell_that_leaves_or_kills_the_kernel_fails_too(book):

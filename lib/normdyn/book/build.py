@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
-from normdyn.book import merge, pages, verdicts
-from normdyn.book.execute import ANSI, execute, executed_run, format_report
+from normdyn.book import failures, merge, pages, verdicts
+from normdyn.book.execute import ANSI, execute, executed_run
 from normdyn.book.files import digest, to_json, tree_digest, write_if_changed, write_whole
 from normdyn.book.history import history
 from normdyn.book.keys import Key, page_key
@@ -38,6 +39,8 @@ def build(root: Path, parameters: Parameters, *, fresh_site: bool = False) -> Pa
     Args:
         fresh_site: Forget what Sphinx read before, so that warnings of pages that did not change are seen again.
 
+    A chapter that failed is published as a page that says so; the site is built with it, and then the build fails.
+
     Raises:
         BuildFailed: a chapter, the verdicts or the site failed.
         BookError: the sources are wrong.
@@ -45,10 +48,15 @@ def build(root: Path, parameters: Parameters, *, fresh_site: bool = False) -> Pa
     clock = time.perf_counter()
     layout = Layout(root, parameters.profile)
     with alone(root):
-        executed = execute_all(layout, parameters)
-        stage(layout, parameters)
-        site = "site built" if make_site(layout, fresh=fresh_site) else "site unchanged"
+        executed, failed = execute_all(layout, parameters)
+        stage(layout, parameters, failed)
+        try:
+            site = "site built" if make_site(layout, fresh=fresh_site, strict=not failed) else "site unchanged"
+        except BuildFailed as problem:
+            raise BuildFailed("\n\n".join(filter(None, [failures.told(failed), str(problem)]))) from None
     seconds = time.perf_counter() - clock
+    if failed:
+        raise BuildFailed(f"{failures.told(failed)}; {executed}\n{site}, with a page for each that says so")
     say(f"book: {executed}, {site}, {seconds:.1f} s: {layout.html}/index.html")
     return layout.html
 
@@ -61,16 +69,18 @@ def run(root: Path, parameters: Parameters) -> None:
         BookError: the sources are wrong.
     """
     with alone(root):
-        say(f"book: {execute_all(Layout(root, parameters.profile), parameters)}")
+        executed, failed = execute_all(Layout(root, parameters.profile), parameters)
+    if failed:
+        raise BuildFailed(f"{failures.told(failed)}; {executed}")
+    say(f"book: {executed}")
 
 
-def execute_all(layout: Layout, parameters: Parameters) -> str:
-    """Execute what is not current; say in words how much that was."""
+def execute_all(layout: Layout, parameters: Parameters) -> tuple[str, dict[str, dict]]:
+    """Execute what is not current; say in words how much that was, and return the reports of what failed."""
     names = pages.notebooks(layout.root)
     waiting = plan(layout, parameters, names)
-    if waiting:
-        run_chapters(layout, parameters, waiting)
-    return f"{len(waiting)} of {len(names)} chapters executed"
+    failed = run_chapters(layout, parameters, waiting) if waiting else {}
+    return f"{len(waiting) - len(failed)} of {len(names)} chapters executed", failed
 
 
 @contextlib.contextmanager
@@ -122,11 +132,14 @@ def why(key: Key, run: dict) -> str:
     return ", ".join(key.changes(run["parts"])) + " changed" if run else "not executed yet"
 
 
-def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> None:
+def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> dict[str, dict]:
     """Let Snakemake execute pages in parallel, a line for each one that ends.
 
+    Returns:
+        Page -> report of every chapter that failed; the others are finished first.
+
     Raises:
-        BuildFailed: with a short report of every chapter that failed; the others are finished first.
+        BuildFailed: Snakemake failed for another reason.
     """
     at_once = min(parameters.jobs, len(waiting))
     say(f"book: executing {len(waiting)} chapters ({parameters.profile}, {parameters.device}, {at_once} at once)")
@@ -149,14 +162,14 @@ def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> 
         except BaseException:
             _stop(engine)
             raise
-    reports = [layout.failure(page) for page in waiting if layout.failure(page).exists()]
-    if reports:
-        texts = [format_report(json.loads(path.read_text(encoding="utf-8"))) for path in reports]
-        texts.append(f"{len(reports)} of {len(waiting)} chapters failed; the finished ones are kept")
-        raise BuildFailed("\n\n".join(texts))
+    failed = failures.read(layout, waiting)
+    if failed:
+        lost = [page for page in waiting if page not in failed and not is_current(layout, page, parameters)]
+        return failed | {page: failures.silent(layout, page) for page in lost}
     if engine.returncode:
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
         raise BuildFailed(f"{tail}snakemake failed (exit {engine.returncode}); log: {log}")
+    return {}
 
 
 def _snakemake(layout: Layout, parameters: Parameters, waiting: list[str]) -> subprocess.Popen:
@@ -196,17 +209,23 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
 
 
-def stage(layout: Layout, parameters: Parameters) -> None:
+def stage(layout: Layout, parameters: Parameters, failed: Mapping[str, dict] = MappingProxyType({})) -> None:
     """Write everything that the site is made of to ``build/<profile>/site``, and remove what is no longer part of it.
+
+    Args:
+        failed: Page -> report of the chapters that failed: nothing that they computed earlier is staged.
 
     Raises:
         Stale: a page is not current, which a build that got here has ruled out.
     """
-    names, executed = pages.pages(layout.root), pages.notebooks(layout.root)
+    names = pages.pages(layout.root)
+    executed = [page for page in pages.notebooks(layout.root) if page not in failed]
     layout.staged.mkdir(parents=True, exist_ok=True)
     kept = [_copy(layout.root / name, layout.staged / name) for name in ("_config.yml", "_toc.yml")]
     for page in names:
-        if page in executed:
+        if page in failed:
+            kept.append(write_if_changed(layout.staged / f"{page}.md", failures.page(layout, failed[page])))
+        elif page in executed:
             kept += merge.merge(layout, page, parameters)
         else:
             kept.append(_copy(layout.source(page), layout.staged / f"{page}.md"))
@@ -217,6 +236,7 @@ def stage(layout: Layout, parameters: Parameters) -> None:
     write_if_changed(layout.build / "verdicts.json", to_json(verdicts.collect(layout, executed)))
     write_if_changed(layout.build / "runs.json", to_json(merge.runs(layout, executed)))
     write_if_changed(layout.build / "history.json", to_json(history(layout.root, layout.profile)))
+    write_if_changed(layout.build / "failures.json", to_json({page: failed[page]["error"] for page in failed}))
     wanted = {path.resolve() for path in kept}
     for path in [p for p in layout.staged.rglob("*") if p.is_file() and p.resolve() not in wanted]:
         path.unlink()
@@ -226,10 +246,14 @@ def _copy(source: Path, target: Path) -> Path:
     return write_if_changed(target, source.read_bytes())
 
 
-def make_site(layout: Layout, *, fresh: bool = False) -> bool:
+def make_site(layout: Layout, *, fresh: bool = False, strict: bool = True) -> bool:
     """Build the site from the staged folder, warnings being errors; say whether there was something to do.
 
     The published folder is replaced by a whole new one, and only when the build succeeded.
+
+    Args:
+        strict: False where a chapter failed: links to what it would hold lead nowhere then. The next build reads
+            every page again.
 
     Raises:
         BuildFailed: with the warnings; Sphinx forgets what it read, so that the next build sees them again.
@@ -247,7 +271,7 @@ def make_site(layout: Layout, *, fresh: bool = False) -> bool:
     log.parent.mkdir(parents=True, exist_ok=True)
     program = Path(sys.executable).with_name("jupyter-book")
     command = [str(program), "build", str(layout.staged), "--path-output", str(work)]
-    command += ["-W", "-n", "--keep-going", "--quiet"]
+    command += ["-n", "--keep-going", "--quiet", *(["-W"] if strict else [])]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("SPHINX")} | {"NO_COLOR": "1"}
     with open(log, "w", encoding="utf-8") as stream:
         result = subprocess.run(command, cwd=layout.build, stdout=stream, stderr=subprocess.STDOUT, env=variables)
@@ -259,6 +283,8 @@ def make_site(layout: Layout, *, fresh: bool = False) -> bool:
     for folder in (fresh_copy, old):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(built, fresh_copy)
+    if not strict:
+        shutil.rmtree(work)
     if layout.html.exists():
         layout.html.rename(old)
     fresh_copy.rename(layout.html)
@@ -275,7 +301,7 @@ def site_is_current(layout: Layout) -> bool:
 
 def _site_digest(layout: Layout) -> str:
     """Hash of everything that the site is made from."""
-    tables = [layout.build / f"{name}.json" for name in ("verdicts", "runs", "history")]
+    tables = [layout.build / f"{name}.json" for name in ("verdicts", "runs", "history", "failures")]
     tables += sorted((layout.root / "data" / "claims").glob("*.yaml"))
     contents = (path.read_bytes() for path in tables if path.is_file())
     return digest(tree_digest(layout.staged), _machinery_digest(layout), *contents)

@@ -13,11 +13,11 @@ class RunStatus(Ledgered):
     """``{run-status}``: every executed page with time, memory, device, profile, key and its verdicts."""
 
     def run(self):
-        file = beside(self.env.app, "runs.json")
-        if not file.is_file():
-            return self.html("<p>No page of this profile has been executed.</p>")
-        self.env.note_dependency(str(file))
-        runs = json.loads(file.read_text(encoding="utf-8"))
+        runs, failed = self.stored("runs.json"), self.stored("failures.json")
+        links = ", ".join(f'<a href="{self.link(page)}">{self.title(page)}</a>' for page in failed)
+        lost = f"<p><b>{len(failed)} failed</b> and show no results: {links}.</p>" if failed else ""
+        if not runs:
+            return self.html(f"{lost}<p>No page of this profile has been executed.</p>")
         order = list(self.env.toctree_includes.get(self.env.config.root_doc, [])) + sorted(runs)
         pages = sorted(runs, key=lambda page: order.index(page))
         seconds, memory = (sum(run["seconds"] for run in runs.values()), max(run["memory"] for run in runs.values()))
@@ -25,12 +25,20 @@ class RunStatus(Ledgered):
         head = "".join(f'<th scope="col">{name}</th>' for name in names)
         body = "".join(self.row(page, runs[page]) for page in pages)
         return self.html(
-            f"<p>{len(runs)} executed pages took {seconds:.0f} s in total; "
+            f"{lost}<p>{len(runs)} executed pages took {seconds:.0f} s in total; "
             f"none needed more than {memory / 2**20:.0f} MB.</p>"
             '<div class="ledger-scroll"><table class="run-status">'
             '<caption class="visually-hidden">Runs of all pages</caption>'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
+
+    def stored(self, name: str) -> dict[str, Any]:
+        """A file that the pipeline left beside the staged sources; empty if there is none."""
+        file = beside(self.env.app, name)
+        if not file.is_file():
+            return {}
+        self.env.note_dependency(str(file))
+        return json.loads(file.read_text(encoding="utf-8"))
 
     def row(self, page: str, run: dict[str, Any]) -> str:
         href, title = self.link(page), self.title(page)

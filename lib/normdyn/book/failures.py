@@ -1,0 +1,84 @@
+"""Chapters that failed: their reports, and the page that stands in the place of each. It holds no earlier result."""
+
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from normdyn.book import pages
+from normdyn.book.execute import format_report
+from normdyn.book.pages import Layout
+
+PAGE = """{labels}# {title}
+
+```{{admonition}} This chapter failed
+:class: danger
+
+It was executed for this build and did not run to its end. Nothing that it computed earlier is shown, and the claims
+that it decides have no verdict until it runs again.
+```
+
+{cell}The error:
+
+{error}
+
+To see it on your machine: `make chapter PAGE={page}`.
+"""
+
+
+def read(layout: Layout, names: Iterable[str]) -> dict[str, dict]:
+    """Page -> report, of those that have one."""
+    files = {page: layout.failure(page) for page in names}
+    return {page: json.loads(file.read_text(encoding="utf-8")) for page, file in files.items() if file.is_file()}
+
+
+def silent(layout: Layout, page: str) -> dict:
+    """The report of a chapter that ended without one, as when the system killed it."""
+    log = str(layout.log(page).relative_to(layout.root))
+    return {"page": page, "cell": 1, "source": [], "line": "", "error": "it ended without a report", "log": log}
+
+
+def told(failed: Mapping[str, dict]) -> str:
+    """The reports as the build prints them; empty if nothing failed."""
+    if not failed:
+        return ""
+    count = "1 chapter" if len(failed) == 1 else f"{len(failed)} chapters"
+    return "\n\n".join([*map(format_report, failed.values()), f"{count} failed; the finished ones are kept"])
+
+
+def page(layout: Layout, report: dict) -> str:
+    """The page in place of a chapter: its title and labels, so that links to it lead here, and the error."""
+    prose = "\n".join(c.source for c in pages.read(layout.source(report["page"])).cells if c.cell_type == "markdown")
+    title = re.search(r"^# +(.+)$", prose, flags=re.MULTILINE)
+    labels = dict.fromkeys(re.findall(r"^\(([^()\s]+)\)=\s*$", prose, flags=re.MULTILINE))
+    source = "\n".join(report["source"])
+    return PAGE.format(
+        labels="".join(f"({label})=\n" for label in labels),
+        title=title[1] if title else report["page"],
+        cell=f"In code cell {report['cell']}:\n\n{fenced(source, 'python')}\n\n" if source else "",
+        error=fenced(without_paths(report["error"], layout.root)),
+        page=report["page"],
+    )
+
+
+def fenced(text: str, language: str = "text") -> str:
+    """Text as a block of code, whatever is in it.
+
+    Example:
+        >>> print(fenced("a ``` b"))
+        ````text
+        a ``` b
+        ````
+    """
+    fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def without_paths(text: str, root: Path) -> str:
+    """The text without the folders of this machine."""
+    text = re.sub(re.escape(tempfile.gettempdir()) + r"/chapter-\w+/", "", text)
+    for folder in (str(root), sys.prefix, str(Path.home())):
+        text = text.replace(f"{folder}/", "") if folder != "/" else text
+    return text
