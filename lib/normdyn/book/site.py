@@ -18,7 +18,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from normdyn.book import site_anchors, site_html, site_ledger, site_notebooks, site_runs
+from normdyn.book import site_anchors, site_front, site_html, site_ledger, site_notebooks, site_runs
 
 STATIC = Path(__file__).parent / "static"
 MATHJAX = ("tex-chtml.js", "input/tex/extensions/*.js", "output/chtml/fonts/woff-v2/*.woff")
@@ -72,7 +72,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.connect("config-inited", configure)
     app.connect("build-finished", serve_mathjax)
-    for part in (site_ledger, site_runs, site_html, site_notebooks, site_anchors):
+    for part in (site_ledger, site_runs, site_html, site_notebooks, site_anchors, site_front):
         part.setup(app)
     sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("site*.py")))
     version = zlib.crc32(sources)  # pages read by another version of this extension are read again
