@@ -8,6 +8,7 @@ Everything here is bytes and NumPy; :mod:`normdyn.data` turns it into tensors. E
 """
 
 import dataclasses
+import errno
 import gzip
 import hashlib
 import io
@@ -74,6 +75,7 @@ MNIST = Publisher(
     terms="CC BY-SA 3.0; cite LeCun, Bottou, Bengio and Haffner, 1998",
 )
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RENEW = "delete it and pass download=True, or copy it anew from its publisher"
 
 
@@ -110,6 +112,16 @@ def locate(publisher: Publisher, names: Sequence[str], directory: Directory, dow
 
 def _download(publisher: Publisher, names: list[str], root: Path) -> None:
     """Fetch and check in a temporary folder, then move whole files that are not there yet; a failure leaves nothing."""
+    try:
+        _download_whole(publisher, names, root)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        text = f"no room for {publisher.title} ({error.strerror}); nothing was kept: make room, or name another folder"
+        raise OSError(error.errno, text, str(root)) from error
+
+
+def _download_whole(publisher: Publisher, names: list[str], root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as temporary:
         for name, checksum in publisher.checksums.items():
@@ -130,6 +142,8 @@ def _fetch(url: str, name: str, checksum: str, folder: str, remedy: str) -> Path
     try:
         return Path(pooch.retrieve(url, known_hash=checksum, fname=name, path=folder))
     except OSError as error:  # requests' errors are OSErrors, and so is a full disk
+        if error.errno in FULL:
+            raise
         raise ConnectionError(f"could not fetch {url} ({error}). Without a network, {remedy}") from error
     except ValueError as error:
         raise ValueError(f"{url} has not the checksum {checksum} ({error}); nothing was kept, try again") from error

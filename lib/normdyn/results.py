@@ -225,6 +225,9 @@ def _write(path: Path, content: bytes) -> Path:
             file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except OSError as error:
+        text = f"{error.strerror or error}; make room, or choose another folder, and save again"
+        raise OSError(error.errno, text, str(path)) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
     return path

@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
+from normdyn.book.files import refusal
 from normdyn.book.pages import BookError
 from normdyn.book.parameters import BadParameter, Parameters, check_page, parse
 
@@ -34,6 +36,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         parameters = parse(given.profile, given.device, given.seed, given.jobs)
         root = Path(given.root).resolve()
+        if not (root / "_toc.yml").is_file():
+            raise BadParameter(f"{root} is not the root of a book: there is no _toc.yml; name the root by --root")
         match given.step:
             case "build":
                 build.build(root, parameters, fresh_site=given.fresh_site)
@@ -56,6 +60,11 @@ def main(words: list[str] | None = None) -> int:
         return 2
     except (build.BuildFailed, BookError, ChapterFailed, Stale) as problem:
         print(f"\n{problem}", file=sys.stderr)
+        return 1
+    except OSError as problem:
+        if (text := refusal(problem)) is None:
+            raise
+        print(f"\nbook: {text}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nbook: interrupted; what is finished is kept, and the next run goes on", file=sys.stderr)
@@ -92,5 +101,11 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def interrupted_too() -> None:
+    """Let SIGTERM, which batch systems and ``timeout`` send, do what Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 if __name__ == "__main__":
+    interrupted_too()
     sys.exit(main())

@@ -90,7 +90,7 @@ def alone(root: Path) -> Iterator[None]:
     The system lets go of the lock when its holder ends, however it ends.
     """
     (root / "build").mkdir(parents=True, exist_ok=True)
-    with open(root / "build" / ".lock", "a+") as lock:
+    with open(root / "build" / ".lock", "a+", errors="replace") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -190,18 +190,27 @@ def _snakemake(layout: Layout, parameters: Parameters, waiting: list[str]) -> su
     )
 
 
-def _stop(engine: subprocess.Popen, patience: float = 8.0) -> None:
-    """End the engine with its chapters: ask, then make them. It waits without end for a cell that missed the call."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+def _stop(engine: subprocess.Popen) -> None:
+    """End the engine with its chapters: ask it, then them, then make them; it waits without end for its chapters.
+
+    Ctrl-C has asked them all already; a signal to the launcher alone has not. Kernels are ended by their chapters.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         family = psutil.Process(engine.pid).children(recursive=True)
-        engine.send_signal(signal.SIGINT)
-        try:
-            engine.wait(patience)
-        except subprocess.TimeoutExpired:
-            engine.kill()
-            for process in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+        group = [process for process in family if os.getpgid(process.pid) == os.getpgid(engine.pid)]
+        for asked, patience in (([psutil.Process(engine.pid)], 2.0), (group, 6.0)):
+            _signal(asked, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                engine.wait(patience)
+                return
+        engine.kill()
+        _signal(family, signal.SIGKILL)
+
+
+def _signal(processes: list[psutil.Process], number: int) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def _end_with_parent() -> None:
@@ -262,9 +271,10 @@ def make_site(layout: Layout, *, fresh: bool = False, strict: bool = True) -> bo
         return False
     work, stamp = layout.build / "work", layout.build / "site.sha256"
     machinery, current = _machinery_digest(layout), _site_digest(layout)
-    if fresh or not (work / "machinery.sha256").is_file() or (work / "machinery.sha256").read_text() != machinery:
+    made_by = work / "machinery.sha256"  # absent while Sphinx works: what it left when it was killed is not trusted
+    if fresh or not made_by.is_file() or made_by.read_bytes() != machinery.encode():
         shutil.rmtree(work, ignore_errors=True)
-    write_whole(work / "machinery.sha256", machinery)
+    made_by.unlink(missing_ok=True)
     stamp.unlink(missing_ok=True)
     say("book: building the site")
     log = layout.build / "logs" / "jupyter-book.log"
@@ -279,6 +289,7 @@ def make_site(layout: Layout, *, fresh: bool = False, strict: bool = True) -> bo
     if result.returncode or not (built / "index.html").is_file():
         shutil.rmtree(work, ignore_errors=True)
         raise BuildFailed(_site_report(layout, log))
+    write_whole(made_by, machinery)
     fresh_copy, old = layout.build / "html.new", layout.build / "html.old"
     for folder in (fresh_copy, old):
         shutil.rmtree(folder, ignore_errors=True)
@@ -296,7 +307,8 @@ def make_site(layout: Layout, *, fresh: bool = False, strict: bool = True) -> bo
 def site_is_current(layout: Layout) -> bool:
     """Whether the published site was made from what is staged now."""
     stamp = layout.build / "site.sha256"
-    return (layout.html / "index.html").is_file() and stamp.is_file() and stamp.read_text() == _site_digest(layout)
+    made_from = stamp.read_bytes() if stamp.is_file() else b""
+    return (layout.html / "index.html").is_file() and made_from == _site_digest(layout).encode()
 
 
 def _site_digest(layout: Layout) -> str:
@@ -351,7 +363,7 @@ def record(root: Path, parameters: Parameters) -> None:
     path = layout.build / "verdicts.json"
     if not path.is_file():
         raise BookError(f"there are no verdicts yet; run make book PROFILE={parameters.profile}")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = verdicts.read_verdicts(path, f"run make book PROFILE={parameters.profile}, which writes it anew")
     verdicts.record(root, parameters.profile, found)
     say(f"recorded {len(found)} verdicts in data/verdicts/{parameters.profile}.json")
     for claim in verdicts.missing(root, found):

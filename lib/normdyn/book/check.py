@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from normdyn.book import kernel
+from normdyn.book.__main__ import interrupted_too
 from normdyn.book.__main__ import main as command
 from normdyn.book.pages import Layout, notebooks
-from normdyn.book.parameters import parse
+from normdyn.book.parameters import BadParameter, parse
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -58,4 +59,9 @@ def find_browser() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(check(Path.cwd(), sys.argv[1]))
+    interrupted_too()
+    try:
+        sys.exit(check(Path.cwd(), sys.argv[1]))
+    except BadParameter as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)

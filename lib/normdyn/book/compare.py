@@ -1,6 +1,5 @@
 """Comparing: the verdicts that this machine finds beside the published ones (``make compare``)."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from normdyn.book import pages, verdicts
 from normdyn.book.build import is_current
 from normdyn.book.execute import execute
-from normdyn.book.pages import BookError, Layout
+from normdyn.book.pages import BookError, Layout, restore
 from normdyn.book.parameters import Parameters
 
 HEAD = ("claim", "published value", "your value", "bound", "verdicts agree?")
@@ -62,12 +61,12 @@ def published(root: Path, profile: str) -> dict[str, dict]:
     """The published verdicts of a profile.
 
     Raises:
-        BookError: there are none.
+        BookError: there are none, or they are damaged.
     """
     path = root / "data" / "verdicts" / f"{profile}.json"
     if not path.is_file():
         raise BookError(f"no verdicts are published for PROFILE={profile}: there is no data/verdicts/{profile}.json")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return verdicts.read_verdicts(path, restore(f"data/verdicts/{profile}.json"))
 
 
 def rows(layout: Layout, names: list[str], recorded: dict[str, dict]) -> list[Row]:

@@ -1,5 +1,6 @@
 """Executing: one chapter through papermill, whole or not at all, with its key and provenance inside."""
 
+import contextlib
 import copy
 import datetime
 import fcntl
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 
 from normdyn.book import kernel, pages
-from normdyn.book.files import to_json, write_whole
+from normdyn.book.files import refusal, to_json, write_whole
 from normdyn.book.keys import page_key
 from normdyn.book.pages import Layout
 from normdyn.book.parameters import Parameters
@@ -47,8 +48,18 @@ def execute(layout: Layout, page: str, parameters: Parameters) -> bool:
     then finds its key. If its sources are edited meanwhile, it is executed again.
 
     Raises:
-        ChapterFailed: a cell raised an error; log, partial notebook and report lie in ``build/<profile>/logs``.
+        ChapterFailed: a cell raised an error, its kernel died, or the machine refused to write; log, partial notebook
+            and report lie in ``build/<profile>/logs``.
     """
+    try:
+        return _execute(layout, page, parameters)
+    except OSError as error:
+        if (text := refusal(error)) is None:
+            raise
+        raise _failure(layout, page, RuntimeError(text)) from error
+
+
+def _execute(layout: Layout, page: str, parameters: Parameters) -> bool:
     log = layout.log(page)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log.with_suffix(".lock"), "w") as lock:
@@ -81,6 +92,8 @@ def _run(layout: Layout, page: str, parameters: Parameters):
             notebook = _papermill(scratch, stream, parameters, kernel.environment(layout.root, parameters.jobs))
             _check_complete(notebook)
         except (PapermillExecutionError, DeadKernelError, RuntimeError) as error:
+            if isinstance(error, DeadKernelError):
+                error = _kernel_died(scratch / "executed.ipynb")
             if (scratch / "executed.ipynb").exists():
                 shutil.copyfile(scratch / "executed.ipynb", failed)
             stream.write(ANSI.sub("", str(error)) + "\n")
@@ -115,7 +128,7 @@ def _papermill(scratch: Path, stream, parameters: Parameters, environment: dict[
             scratch / "executed.ipynb",
             parameters={"profile": parameters.profile, "seed": parameters.seed, "device": parameters.device},
             kernel_name=kernel.NAME,
-            kernel_manager_class=kernel.over_sockets(AsyncKernelManager),
+            kernel_manager_class=kernel.speaking_into(stream, kernel.over_sockets(AsyncKernelManager)),
             cwd=str(scratch / "work"),
             progress_bar=False,
             log_output=False,
@@ -159,6 +172,16 @@ def _check_complete(notebook) -> None:
             raise RuntimeError(f"code cell {position + 1} was not executed: the kernel left before it")
 
 
+def _kernel_died(partial: Path) -> RuntimeError:
+    """The error of a kernel that ended inside a cell, with the cell: the last one that papermill began."""
+    error = RuntimeError("Kernel died: it was killed, or memory ran out; run it again, with JOBS=1 if memory is short")
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        cells = json.loads(partial.read_text(encoding="utf-8"))["cells"]
+        began = [i for i, cell in enumerate(cells) if cell["metadata"]["papermill"]["start_time"]]
+        error.cell_index, error.source = began[-1], "".join(cells[began[-1]]["source"])
+    return error
+
+
 def _failure(layout: Layout, page: str, error: Exception) -> ChapterFailed:
     """Store the report of a failure and make the exception that carries it."""
     code = [line for line in getattr(error, "source", "").strip().split("\n") if line.strip()]
@@ -172,7 +195,8 @@ def _failure(layout: Layout, page: str, error: Exception) -> ChapterFailed:
         "error": ANSI.sub("", message).strip()[:600],
         "log": str(layout.log(page).relative_to(layout.root)),
     }
-    write_whole(layout.failure(page), to_json(report))
+    with contextlib.suppress(OSError):  # where the disk is full, the message is all there is
+        write_whole(layout.failure(page), to_json(report))
     return ChapterFailed(format_report(report))
 
 
@@ -225,7 +249,8 @@ def main(root: Path, page: str, parameters: Parameters) -> int:
     print(f"@running {page}", flush=True)
     try:
         done = execute(layout, page, parameters)
-    except ChapterFailed:
+    except ChapterFailed as problem:
+        print(problem, flush=True)
         print(f"@failed {page} {time.perf_counter() - clock:.1f} s", flush=True)
         return 1
     print(f"@{'executed' if done else 'current'} {page} {time.perf_counter() - clock:.1f} s", flush=True)

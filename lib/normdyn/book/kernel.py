@@ -7,6 +7,7 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
+from typing import IO
 
 from normdyn.book.files import write_if_changed
 
@@ -64,6 +65,16 @@ def over_sockets(manager: type) -> type:
             return str(Path(folder, "channel"))
 
     return SocketFiles
+
+
+def speaking_into(stream: IO[str], manager: type) -> type:
+    """A kernel manager whose kernels write what no cell shows, such as the words of a crash, into a file."""
+
+    class Logged(manager):
+        async def start_kernel(self, **options):
+            return await super().start_kernel(**options, stdout=stream, stderr=stream)
+
+    return Logged
 
 
 if __name__ == "__main__":

@@ -38,7 +38,10 @@ def merge(layout: Layout, page: str, parameters: Parameters) -> list[Path]:
     notebook = pages.read(layout.source(page))
     ours, theirs = pages.code_cells(notebook), pages.code_cells(executed)
     if [c.source for c in ours] != [c.source for c in theirs]:
-        raise Stale(f"{page}: the executed notebook has other code cells than the chapter; it is not published")
+        raise Stale(
+            f"{page}: the executed notebook has other code cells than the chapter; it is not published; "
+            f"delete {layout.executed(page)} and build again"
+        )
     injected = [cell for cell in executed.cells if "injected-parameters" in pages.tags(cell)]
     written, cells = [], []
     outputs = iter(theirs)

@@ -17,6 +17,31 @@ class BookError(Exception):
     """Something in the sources of the book is wrong; the message is one line that says where and what to do."""
 
 
+def read_yaml(root: Path, name: str) -> Any:
+    """What a YAML file of the book holds.
+
+    Raises:
+        BookError: it is missing, cut or damaged; the message says where.
+    """
+    try:
+        return yaml.load((root / name).read_text(encoding="utf-8"), Loader=_LOADER)
+    except FileNotFoundError:
+        raise BookError(f"{name} is missing; {restore(name)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        text = " ".join(str(getattr(problem, "problem", None) or problem).split())
+        raise BookError(f"{name}{line}: not YAML ({text}); mend it, or {restore(name)}") from None
+
+
+def restore(name: str) -> str:
+    """How to get a file back that was cut or lost."""
+    return f"take it back from the last commit: git checkout -- {name}"
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where things lie: the root of the book and the folders of one profile."""
@@ -56,10 +81,11 @@ def pages(root: Path) -> list[str]:
     """The pages in the order of ``_toc.yml``, whose entries are paths below ``chapters/``.
 
     Raises:
-        BookError: an entry has no chapter, or stands twice.
+        BookError: there are none, or an entry has no chapter, or stands twice.
     """
-    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    found = list(_entries(toc))
+    found = list(_entries(read_yaml(root, "_toc.yml")))
+    if not found:
+        raise BookError(f"_toc.yml lists no page; mend it, or {restore('_toc.yml')}")
     for page in found:
         if found.count(page) > 1:
             raise BookError(f"_toc.yml: {page} stands there twice")
@@ -78,12 +104,21 @@ def _entries(node: Any):
                 yield from _entries(value)
     elif isinstance(node, list):
         for item in node:
+            if not isinstance(item, dict):
+                raise BookError(f"_toc.yml: {item!r} is not an entry; mend it, or {restore('_toc.yml')}")
             yield from _entries(item)
 
 
 def is_notebook(source: Path) -> bool:
-    """Whether a chapter has code to execute; a page of prose alone is staged as it is."""
-    return "\n```{code-cell}" in source.read_text(encoding="utf-8")
+    """Whether a chapter has code to execute; a page of prose alone is staged as it is.
+
+    Raises:
+        BookError: the file is not text.
+    """
+    try:
+        return "\n```{code-cell}" in source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise BookError(f"{source}: not UTF-8 text ({problem.reason} at byte {problem.start}); mend the file") from None
 
 
 def notebooks(root: Path) -> list[str]:

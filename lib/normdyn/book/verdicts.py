@@ -1,22 +1,22 @@
 """Collecting the verdicts: evidence from the executed notebooks, judged again by :func:`normdyn.ledger.verdict`."""
 
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from normdyn import ledger
 from normdyn.book.files import to_json, write_if_changed
 from normdyn.book.merge import outputs_metadata
-from normdyn.book.pages import BookError, Layout
+from normdyn.book.pages import BookError, Layout, read_yaml, restore
 
+CLAIM_FIELDS = ("id", "paper", "section", "kind", "core", "statement", "page")
 FIELDS = ("verdict", "value", "bound", "control", "page", "note", "correction")
 
 
 def read_papers(root: Path) -> list[dict]:
     """The papers in the order of the book: ``normdyn_papers`` in ``_config.yml``, with key, folder, title and more."""
-    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    config = read_yaml(root, "_config.yml")
     return config.get("sphinx", {}).get("config", {}).get("normdyn_papers", [])
 
 
@@ -24,18 +24,39 @@ def read_claims(root: Path) -> dict[str, dict]:
     """Claim id -> row of ``data/claims/*.yaml``, in the order of the files.
 
     Raises:
-        BookError: an id stands twice.
+        BookError: a file is cut or damaged, a row is not whole, or an id stands twice.
     """
     claims: dict[str, dict] = {}
     for path in sorted((root / "data" / "claims").glob("*.yaml")):
-        for row in yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER) or []:
+        name = f"data/claims/{path.name}"
+        rows = read_yaml(root, name) or []
+        if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+            raise BookError(f"{name}: not a list of claims; mend it, or {restore(name)}")
+        for position, row in enumerate(rows):
+            absent = [field for field in CLAIM_FIELDS if field not in row]
+            if absent:
+                what = row.get("id", f"row {position + 1}")
+                raise BookError(f"{name}: {what} has no {', '.join(absent)}; complete the row, or {restore(name)}")
             if row["id"] in claims:
-                raise BookError(f"data/claims/{path.name}: the id {row['id']} stands twice")
+                raise BookError(f"{name}: the id {row['id']} stands twice")
             claims[row["id"]] = row
     return claims
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def read_verdicts(path: Path, remedy: str) -> dict[str, dict]:
+    """Verdicts as they were stored.
+
+    Raises:
+        BookError: the file is cut or damaged; the message ends with the remedy.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(entry, dict) and entry.keys() >= set(FIELDS) for entry in found.values()):
+            return found
+        problem = "an entry is not whole"
+    except (ValueError, AttributeError) as error:
+        problem = str(error)
+    raise BookError(f"{path}: cut or damaged ({problem}); {remedy}")
 
 
 def written(root: Path) -> set[str]:
