@@ -14,7 +14,7 @@ VENV := .venv/bin/python
 OPTIONS = --profile "$(PROFILE)" --device "$(DEVICE)" --seed "$(SEED)" --jobs "$(JOBS)"
 BUILD = $(VENV) -m normdyn.book
 
-.PHONY: help book test chapter compare verdicts bench lock environment parameters clean distclean
+.PHONY: help book test chapter compare verdicts bench mutants lock environment parameters clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ verdicts: book ## record the verdicts of this build in data/verdicts
 
 bench: environment ## speed, as ratios against the plain way
 	@for file in benchmarks/bench_*.py; do OMP_NUM_THREADS=1 $(VENV) -m "benchmarks.$$(basename "$$file" .py)"; done
+
+mutants: environment ## change one formula of the library at a time and see a test turn red (ALL=--all tries all again)
+	@$(VENV) tests/mutants.py $(ALL)
 
 lock: environment ## rewrite the locks from requirements/*.in (UPGRADE=--upgrade renews the versions)
 	@UPGRADE="$(UPGRADE)" requirements/lock.sh
