@@ -11,7 +11,8 @@ SEED ?= 0
 JOBS ?=
 
 VENV := .venv/bin/python
-OPTIONS = --profile "$(PROFILE)" --device "$(DEVICE)" --seed "$(SEED)" --jobs "$(JOBS)"
+quoted = '$(subst ','\'',$(1))'
+OPTIONS = --profile $(call quoted,$(PROFILE)) --device $(call quoted,$(DEVICE)) --seed $(call quoted,$(SEED)) --jobs $(call quoted,$(JOBS))
 BUILD = $(VENV) -m normdyn.book
 
 .PHONY: help book test chapter compare verdicts bench mutants lock environment parameters clean distclean
@@ -25,13 +26,13 @@ book: environment ## create the environment, execute the chapters that are not c
 	@$(BUILD) build $(OPTIONS)
 
 test: environment ## everything that has to pass, on the quick book: units, notebooks, claims, the site in a browser
-	@$(VENV) -m normdyn.book.check "$(JOBS)"
+	@$(VENV) -m normdyn.book.check $(call quoted,$(JOBS))
 
 chapter: environment ## execute one chapter and show its verdicts: make chapter PAGE=weight-balancing/convergence
-	@$(BUILD) chapter "$(PAGE)" $(OPTIONS)
+	@$(BUILD) chapter $(call quoted,$(PAGE)) $(OPTIONS)
 
 compare: environment ## your numbers beside the published ones, of one chapter (PAGE=...) or of all that are executed
-	@$(BUILD) compare $(if $(PAGE),"$(PAGE)") $(OPTIONS)
+	@$(BUILD) compare $(if $(PAGE),$(call quoted,$(PAGE))) $(OPTIONS)
 
 verdicts: book ## record the verdicts of this build in data/verdicts
 	@$(BUILD) verdicts $(OPTIONS)
@@ -43,18 +44,21 @@ mutants: environment ## change one formula of the library at a time and see a te
 	@$(VENV) tests/mutants.py $(ALL)
 
 lock: environment ## rewrite the locks from requirements/*.in (UPGRADE=--upgrade renews the versions)
-	@UPGRADE="$(UPGRADE)" requirements/lock.sh
+	@UPGRADE=$(call quoted,$(UPGRADE)) requirements/lock.sh
 
 environment: parameters
 	@$(PYTHON) requirements/environment.py
 
 # Wrong words and a wrong Python are told in one line, before anything is installed or computed.
+NAMES := PROFILE DEVICE SEED JOBS PAGE PYTHON UPGRADE ALL
+UNKNOWN = $(filter-out $(NAMES) VENV MAKE%,$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 parameters:
-	@command -v "$(PYTHON)" >/dev/null || { echo 'PYTHON=$(PYTHON) is not a command: give a Python 3.11 or newer' >&2; exit 2; }
+	@$(if $(UNKNOWN),echo '$(UNKNOWN) is not an option: choose among $(NAMES)' >&2; exit 2)
+	@command -v $(call quoted,$(PYTHON)) >/dev/null || { echo $(call quoted,PYTHON=$(PYTHON) is not a command: give a Python 3.11 or newer) >&2; exit 2; }
 	@$(PYTHON) -c 'import sys' >/dev/null 2>&1 || { echo 'PYTHON=$(PYTHON) is not a working Python: give a Python 3.11 or newer' >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d is too old (PYTHON=$(PYTHON)): 3.11 or newer is needed" % v[:2])'
-	@$(PYTHON) lib/normdyn/book/parameters.py 'PROFILE=$(PROFILE)' 'DEVICE=$(DEVICE)' 'SEED=$(SEED)' 'JOBS=$(JOBS)' \
-		$(if $(filter chapter $(if $(PAGE),compare),$(MAKECMDGOALS)),'PAGE=$(PAGE)')
+	@$(PYTHON) lib/normdyn/book/parameters.py $(foreach name,PROFILE DEVICE SEED JOBS,$(call quoted,$(name)=$($(name)))) \
+		$(if $(filter chapter $(if $(PAGE),compare),$(MAKECMDGOALS)),$(call quoted,PAGE=$(PAGE)))
 
 clean: ## remove what was built
 	@rm -rf build .snakemake .pytest_cache .ruff_cache

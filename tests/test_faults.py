@@ -562,7 +562,7 @@ NONSENSE = {
     "seed": (["", " 1", "+1", "0x1", "1.0", "nan", "1" * 10, "²", "1\n"], "give a whole number from 0 to 999999999"),
     "jobs": (["-1", "+2", "1.5", "all", "10000", "0x2", "2\n"], "give a whole number from 1 up (this machine has "),
     "root": (
-        ["/nowhere", "_toc.yml", "chapters"],
+        ["nowhere", "_toc.yml", "chapters"],
         "is not the root of a book: there is no _toc.yml; name the root",
     ),
 }
@@ -580,7 +580,6 @@ def test_every_option_of_every_step_refuses_nonsense_in_a_line(book, capsys, mon
             said = capsys.readouterr()
             assert said.out == "" and line in said.err and value.strip() in said.err, (option, value)
     assert {path: path.stat().st_mtime_ns for path in book.root.rglob("*")} == before
-    assert not Path("/nowhere").exists()
 
 
 @pytest.mark.parametrize("name", ["chapter", "execute", "compare"])
@@ -605,3 +604,23 @@ def test_no_traceback_reaches_the_reader(book, words):
     module = ["normdyn.book.check", *words[1:]] if words[0] == "check" else ["normdyn.book", *words]
     result = subprocess.run([sys.executable, "-m", *module], cwd=book.root, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and " is not allowed: give a " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("PROFILE=it's", "PROFILE=it's is not known: choose quick or paper"),
+        ("DEVICE=cpu'; touch here; '", "DEVICE=cpu'; touch here; ' is not known: choose auto, cpu or cuda"),
+        ('SEED="0"', 'SEED="0" is not allowed: give a whole number from 0 to 999999999'),
+        ("JOBS=`touch here`", "JOBS=`touch here` is not allowed: give a whole number from 1 up (this machine has "),
+        ("PAGE=a, b", "PAGE=a, b is not a chapter with code: choose one of "),
+        ("PYTHON=it's", "PYTHON=it's is not a command: give a Python 3.11 or newer"),
+        ("PROFIL=paper", "PROFIL is not an option: choose among PROFILE DEVICE SEED JOBS PAGE PYTHON"),
+    ],
+)
+def test_make_takes_a_word_as_it_is_and_names_what_it_may_be(word, line):
+    goals = ["parameters", *(["chapter"] if word.startswith("PAGE") else [])]
+    result = subprocess.run(["make", *goals, word], cwd=REPOSITORY, capture_output=True, text=True)
+    said = [text for text in result.stderr.splitlines() if not text.startswith("make")]
+    assert (result.returncode, result.stdout, len(said)) == (2, "", 1) and said[0].startswith(line), result.stderr
+    assert not (REPOSITORY / "here").exists()
