@@ -73,7 +73,7 @@ def test_errata_name_exactly_what_does_not_hold_as_printed(site):
 def test_front_page_counts_come_from_the_ledger(site):
     verdicts = [entry["verdict"] for entry in json.loads(BESIDE["verdicts"].read_text()).values()]
     sentence = parse(site / "index.html").select_one(".ledger-sentence").get_text()
-    assert f"{len(verdicts)} are decided" in sentence
+    assert f"{len(verdicts)} have a verdict" in sentence
     for verdict in set(verdicts):
         assert f"{verdicts.count(verdict)} {verdict.replace('-', ' ')}" in sentence
 

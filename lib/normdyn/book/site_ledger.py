@@ -267,7 +267,7 @@ class Sentence(Ledgered):
         rest = f" The other <b>{count[NOT_YET]}</b> wait for their chapters." if count[NOT_YET] else ""
         return self.html(
             f'<p class="ledger-sentence">The papers make <b>{count.total()}</b> claims that we number. '
-            f"<b>{decided}</b> are decided{': ' + parts if parts else ''}.{rest}</p>"
+            f"<b>{decided}</b> have a verdict{': ' + parts if parts else ''}.{rest}</p>"
         )
 
 
