@@ -134,6 +134,25 @@ def test_a_kernel_that_is_killed_inside_a_cell(book):
         assert (status, text.splitlines()[-1]) == (0, "book: 1 of 2 chapters executed")
 
 
+def test_a_chapter_whose_own_process_is_killed(book):
+    kernel = hold(book)
+    with kept(book, TWO):
+        process = launch(book, "run")
+        running = kernel()
+        chapters = [
+            p for p in psutil.Process(process.pid).children(recursive=True) if p.cmdline()[3:5] == ["execute", ONE]
+        ]
+        assert len(chapters) == 1
+        chapters[0].kill()
+        status, text = answer(process)
+        assert status == 1 and text.endswith(
+            "chapters/part/one.md failed:\nit ended without a report: it was killed, or memory ran out; run it again, "
+            "with JOBS=1 if memory is short\nlog: build/quick/logs/part/one.log\n\n"
+            "1 chapter failed; the finished ones are kept; 0 of 2 chapters executed\n"
+        )
+        until(lambda: gone(running), 10)  # a kernel ends with who started it
+
+
 # Full disks
 
 
@@ -225,7 +244,7 @@ def test_no_room_for_what_the_pipeline_writes(book, monkeypatch, capsys, ending,
         assert "page: part/one" in ledger[1].read_text()
 
 
-def test_no_room_for_the_site_leaves_the_old_one(book, monkeypatch):
+def test_no_room_for_the_site_leaves_the_old_one(book, monkeypatch, capsys):
     jupyter_book(monkeypatch, book, "the old site")
     build.build(book.root, book.parameters)
     book.edit("chapters/part/one.md", "The first number", "The very first number")
@@ -241,6 +260,7 @@ def test_no_room_for_the_site_leaves_the_old_one(book, monkeypatch):
     monkeypatch.setattr(shutil, "copyfile", copy)
     with kept(book, ONE, TWO):
         assert step(book, "build") == 1
+        assert capsys.readouterr().err.endswith(f"html.new/index.html: {ROOM}\n")
         assert (book.layout.html / "index.html").read_text() == "the old site"
         assert step(book, "build") == 0
         assert (book.layout.html / "index.html").read_text() == "the new site"

@@ -148,13 +148,14 @@ def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> 
         say(f"  {page}: {json.loads(layout.key(page).read_text(encoding='utf-8'))['because']}")
     log = layout.build / "logs" / "snakemake.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    ended = 0
+    ended, began = 0, False
     with open(log, "w", encoding="utf-8") as stream, _snakemake(layout, parameters, waiting) as engine:
         try:
             for line in engine.stdout:
                 stream.write(line)
                 match line.split():
                     case ["@running", page]:
+                        began = True
                         say(f"[{ended}/{len(waiting)}] {page}: running")
                     case [("@executed" | "@current" | "@failed") as state, page, seconds, "s"]:
                         ended += 1
@@ -163,12 +164,12 @@ def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> 
             _stop(engine)
             raise
     failed = failures.read(layout, waiting)
-    if failed:
+    if failed or (began and engine.returncode > 0):
         lost = [page for page in waiting if page not in failed and not is_current(layout, page, parameters)]
         return failed | {page: failures.silent(layout, page) for page in lost}
     if engine.returncode:
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
-        raise BuildFailed(f"{tail}snakemake failed (exit {engine.returncode}); log: {log}")
+        raise BuildFailed(f"{tail}snakemake failed (exit {engine.returncode}); run it again; log: {log}")
     return {}
 
 

@@ -37,7 +37,8 @@ def read(layout: Layout, names: Iterable[str]) -> dict[str, dict]:
 def silent(layout: Layout, page: str) -> dict:
     """The report of a chapter that ended without one, as when the system killed it."""
     log = str(layout.log(page).relative_to(layout.root))
-    return {"page": page, "cell": 1, "source": [], "line": "", "error": "it ended without a report", "log": log}
+    error = "it ended without a report: it was killed, or memory ran out; run it again, with JOBS=1 if memory is short"
+    return {"page": page, "cell": 1, "source": [], "line": "", "error": error, "log": log}
 
 
 def told(failed: Mapping[str, dict]) -> str:

@@ -53,8 +53,9 @@ def refusal(error: OSError) -> str | None:
     """
     number, what, where = error.errno, error.strerror, error.filename
     if isinstance(error, shutil.Error):  # of a tree that was copied: a list of source, target, text
-        _, where, what = error.args[0][0]
-        number = next((n for n in REFUSALS if f"[Errno {n}]" in what), None)
+        _, where, text = error.args[0][0]
+        number = next((n for n in REFUSALS if f"[Errno {n}]" in text), None)
+        what = os.strerror(number) if number else text
     if number not in REFUSALS:
         return None
     return f"{where or 'a file'}: {what}; {REFUSALS[number]} and run it again; what is finished is kept"
