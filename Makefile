@@ -15,7 +15,7 @@ quoted = '$(subst ','\'',$(1))'
 OPTIONS = --profile $(call quoted,$(PROFILE)) --device $(call quoted,$(DEVICE)) --seed $(call quoted,$(SEED)) --jobs $(call quoted,$(JOBS))
 BUILD = $(VENV) -m normdyn.book
 
-.PHONY: help book test chapter compare verdicts bench mutants lock environment parameters clean distclean
+.PHONY: help book test chapter compare pdf verdicts bench mutants lock environment parameters clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ chapter: environment ## execute one chapter and show its verdicts: make chapter 
 
 compare: environment ## your numbers beside the published ones, of one chapter (PAGE=...) or of all that are executed
 	@$(BUILD) compare $(if $(PAGE),$(call quoted,$(PAGE))) $(OPTIONS)
+
+pdf: book ## the whole book as one PDF, build/quick/book.pdf
+	@$(BUILD) pdf $(OPTIONS)
 
 verdicts: book ## record the verdicts of this build in data/verdicts
 	@$(BUILD) verdicts $(OPTIONS)

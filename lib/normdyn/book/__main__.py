@@ -17,6 +17,7 @@ STEPS = {
     "chapter": "execute one chapter and show its verdicts",
     "compare": "show what this machine finds beside the published verdicts",
     "execute": "execute one chapter (what Snakemake calls)",
+    "pdf": "print the built site to one PDF",
     "verdicts": "record the verdicts of the last build in data/verdicts",
 }
 
@@ -53,6 +54,8 @@ def main(words: list[str] | None = None) -> int:
                 return 0 if compare(root, given.page and check_page(root, given.page), parameters) else 1
             case "execute":
                 return execute(root, check_page(root, given.page), parameters)
+            case "pdf":
+                _pdf(root, parameters)
             case "verdicts":
                 build.record(root, parameters)
     except BadParameter as problem:
@@ -70,6 +73,18 @@ def main(words: list[str] | None = None) -> int:
         print("\nbook: interrupted; what is finished is kept, and the next run goes on", file=sys.stderr)
         return 130
     return 0
+
+
+def _pdf(root: Path, parameters: Parameters) -> None:
+    from normdyn.book.check import find_browser
+    from normdyn.book.pages import Layout
+    from normdyn.book.pdf import make_pdf
+
+    layout, browser = Layout(root, parameters.profile), find_browser()
+    if browser is None:
+        raise BookError("no browser found: install Chromium or Chrome, which prints the book")
+    target = layout.build / "book.pdf"
+    print(f"book: {make_pdf(root, layout.html, target, browser)} sheets: {target}")
 
 
 def _plan(root: Path, parameters: Parameters) -> None:

@@ -50,7 +50,7 @@ def find_browser() -> str | None:
     """The path of a Chromium or Chrome; as root on a Debian system one is installed if there is none."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        print("installing chromium for the checks of the site", flush=True)
+        print("installing chromium, which opens the pages of the site", flush=True)
         quiet = {"stdout": subprocess.DEVNULL, "env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"}}
         subprocess.run(["apt-get", "update", "-qq"], **quiet)
         subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"], **quiet)
