@@ -9,18 +9,20 @@ PROFILE ?= quick
 DEVICE ?= auto
 SEED ?= 0
 JOBS ?=
+CLUSTER :=  # never from the environment, where a cluster may have put its own name
 
 VENV := .venv/bin/python
 quoted = '$(subst ','\'',$(1))'
-OPTIONS = --profile $(call quoted,$(PROFILE)) --device $(call quoted,$(DEVICE)) --seed $(call quoted,$(SEED)) --jobs $(call quoted,$(JOBS))
+OPTIONS = --profile $(call quoted,$(PROFILE)) --device $(call quoted,$(DEVICE)) --seed $(call quoted,$(SEED)) --jobs $(call quoted,$(JOBS)) \
+	--cluster $(call quoted,$(CLUSTER))
 BUILD = $(VENV) -m normdyn.book
 
-.PHONY: help book test chapter compare pdf verdicts bench mutants lock environment parameters clean distclean
+.PHONY: help book test chapter compare pdf verdicts bench mutants lock slurm environment parameters clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
 	@echo
-	@echo '  PROFILE=quick|paper  DEVICE=auto|cpu|cuda  SEED=0  JOBS=number of cores  PYTHON=python3 (3.11 or newer)'
+	@echo '  PROFILE=quick|paper  DEVICE=auto|cpu|cuda  SEED=0  JOBS=number of cores  CLUSTER=slurm  PYTHON=python3 (3.11 or newer)'
 
 book: environment ## create the environment, execute the chapters that are not current, build the site
 	@$(BUILD) build $(OPTIONS)
@@ -49,18 +51,21 @@ mutants: environment ## change one formula of the library at a time and see a te
 lock: environment ## rewrite the locks from requirements/*.in (UPGRADE=--upgrade renews the versions)
 	@UPGRADE=$(call quoted,$(UPGRADE)) requirements/lock.sh
 
+slurm: environment ## install what CLUSTER=slurm needs: Snakemake's plugin that sends chapters to a Slurm cluster
+	@$(VENV) -m pip --disable-pip-version-check install -qq --no-deps --require-hashes -r requirements/slurm.txt
+
 environment: parameters
 	@$(PYTHON) requirements/environment.py
 
 # Wrong words and a wrong Python are told in one line, before anything is installed or computed.
-NAMES := PROFILE DEVICE SEED JOBS PAGE PYTHON UPGRADE ALL
+NAMES := PROFILE DEVICE SEED JOBS PAGE PYTHON UPGRADE ALL CLUSTER
 UNKNOWN = $(filter-out $(NAMES) VENV MAKE%,$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 parameters:
 	@$(if $(UNKNOWN),echo '$(UNKNOWN) is not an option: choose among $(NAMES)' >&2; exit 2)
 	@command -v $(call quoted,$(PYTHON)) >/dev/null || { echo $(call quoted,PYTHON=$(PYTHON) is not a command: give a Python 3.11 or newer) >&2; exit 2; }
 	@$(PYTHON) -c 'import sys' >/dev/null 2>&1 || { echo 'PYTHON=$(PYTHON) is not a working Python: give a Python 3.11 or newer' >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d is too old (PYTHON=$(PYTHON)): 3.11 or newer is needed" % v[:2])'
-	@$(PYTHON) lib/normdyn/book/parameters.py $(foreach name,PROFILE DEVICE SEED JOBS,$(call quoted,$(name)=$($(name)))) \
+	@$(PYTHON) lib/normdyn/book/parameters.py $(foreach name,PROFILE DEVICE SEED JOBS CLUSTER,$(call quoted,$(name)=$($(name)))) \
 		$(if $(filter chapter $(if $(PAGE),compare),$(MAKECMDGOALS)),$(call quoted,PAGE=$(PAGE)))
 
 clean: ## remove what was built

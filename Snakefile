@@ -1,6 +1,7 @@
 # Executes chapters, one job each. `make book` starts it for the pages whose keys are not current; it also runs alone:
 #   python -m normdyn.book plan && snakemake --cores 2 --rerun-triggers mtime
-# and sends the jobs to a cluster with one of Snakemake's executor plugins (--executor slurm ...).
+# and sends the jobs to a cluster with one of Snakemake's executor plugins (`make book CLUSTER=slurm`; by hand it is
+# --workflow-profile requirements/slurm in place of --cores).
 import sys
 from pathlib import Path
 

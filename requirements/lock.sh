@@ -16,3 +16,9 @@ for package in torch torchvision triton $(compile torch.txt | grep -oE '^(nvidia
 done
 compile --generate-hashes "${skip[@]}" ${UPGRADE:-} run.in torch.txt -o run.txt
 compile --generate-hashes "${skip[@]}" ${UPGRADE:-} --constraint run.txt run.in dev.in torch.txt -o dev.txt
+# An addition to dev.txt: what is pinned there is held to its version and not named twice.
+skip=()
+for package in torch torchvision triton $(grep -oE '^[a-z0-9.-]+==' dev.txt); do
+    skip+=(--no-emit-package "${package%==}")
+done
+compile --generate-hashes "${skip[@]}" ${UPGRADE:-} --constraint dev.txt slurm.in -o slurm.txt

@@ -35,7 +35,7 @@ def main(words: list[str] | None = None) -> int:
 
     given = _arguments(words)
     try:
-        parameters = parse(given.profile, given.device, given.seed, given.jobs)
+        parameters = parse(given.profile, given.device, given.seed, given.jobs, given.cluster)
         root = Path(given.root).resolve()
         if not (root / "_toc.yml").is_file():
             raise BadParameter(f"{root} is not the root of a book: there is no _toc.yml; name the root by --root")
@@ -112,6 +112,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         step.add_argument("--device", default="auto", help="auto, cpu or cuda")
         step.add_argument("--seed", default="0", help="a whole number")
         step.add_argument("--jobs", default="", help="chapters at once; default: all cores")
+        step.add_argument("--cluster", default="", help="slurm, or the folder of a profile; default: this machine")
         step.add_argument("--root", default=os.curdir, help="the root of the book")
     return parser.parse_args(words)
 

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TextIO
 
 import psutil
 
@@ -151,17 +152,11 @@ def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> 
     ended, began = 0, False
     with open(log, "w", encoding="utf-8") as stream, _snakemake(layout, parameters, waiting) as engine:
         try:
-            for line in engine.stdout:
-                stream.write(line)
-                match line.split():
-                    case ["@running", page]:
-                        began = True
-                        say(f"[{ended}/{len(waiting)}] {page}: running")
-                    case [("@executed" | "@current" | "@failed") as state, page, seconds, "s"]:
-                        ended += 1
-                        say(f"[{ended}/{len(waiting)}] {page}: {state[1:]} in {seconds} s")
+            for page, state, ends in _news(layout, engine.stdout, stream):
+                began, ended = True, ended + ends
+                say(f"[{ended}/{len(waiting)}] {page}: {state}")
         except BaseException:
-            _stop(engine)
+            _stop(engine, patience=30.0 if parameters.cluster else 2.0)
             raise
     failed = failures.read(layout, waiting)
     if failed or (began and engine.returncode > 0):
@@ -173,10 +168,42 @@ def run_chapters(layout: Layout, parameters: Parameters, waiting: list[str]) -> 
     return {}
 
 
+def _news(layout: Layout, lines: Iterable[str], log: TextIO) -> Iterator[tuple[str, str, bool]]:
+    """What the engine's lines tell of pages while they are logged: the page, its state, and whether it ended with it.
+
+    Here a chapter speaks for itself. On a cluster its lines stay in the log of its job: the engine then says which page
+    a job is for, and what becomes of the job.
+    """
+    job, page_of = "", {}
+    for line in lines:
+        log.write(line)
+        match line.rstrip(".\n").split():
+            case ["@running", page]:
+                yield page, "running", False
+            case [("@executed" | "@current" | "@failed") as state, page, seconds, "s"]:
+                yield page, f"{state[1:]} in {seconds} s", True
+            case ["jobid:", number]:
+                job = number
+            case ["wildcards:", word]:
+                page_of[job] = word.removeprefix("page=")
+            case ["Job", number, "has", "been", "submitted", *_] if number in page_of:
+                yield page_of[number], "submitted", False
+            case ["Trying", "to", "restart", "job", number] if number in page_of:
+                yield page_of[number], "lost or failed, once more", False
+            case ["Finished", "jobid:", number, *_] if number in page_of:
+                page = page_of[number]
+                yield page, f"executed in {executed_run(layout, page).get('seconds')} s", True
+
+
 def _snakemake(layout: Layout, parameters: Parameters, waiting: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--cores", str(parameters.jobs)]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile"]
+    if parameters.cluster:
+        command += ["--workflow-profile", parameters.cluster, "--jobs", str(parameters.jobs)]
+    else:
+        command += ["--cores", str(parameters.jobs), "--resources", "gpu=1"]
+    command += ["--quiet", "host", "reason", *([] if parameters.cluster else ["rules"])]
     command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--force"]
-    command += ["--scheduler", "greedy", "--resources", "gpu=1", "--quiet", "rules", "host", "reason", "--nocolor"]
+    command += ["--scheduler", "greedy", "--nocolor"]
     command += ["--config", *(f"{name}={getattr(parameters, name)}" for name in ("profile", "device", "seed", "jobs"))]
     command += ["--", *(str(layout.executed(page).relative_to(layout.root)) for page in waiting)]
     return subprocess.Popen(
@@ -191,18 +218,19 @@ def _snakemake(layout: Layout, parameters: Parameters, waiting: list[str]) -> su
     )
 
 
-def _stop(engine: subprocess.Popen) -> None:
+def _stop(engine: subprocess.Popen, patience: float) -> None:
     """End the engine with its chapters: ask it, then them, then make them; it waits without end for its chapters.
 
+    On a cluster the engine cancels its jobs when it is asked, and is given the time for it.
     Ctrl-C has asked them all already; a signal to the launcher alone has not. Kernels are ended by their chapters.
     """
     with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         family = psutil.Process(engine.pid).children(recursive=True)
         group = [process for process in family if os.getpgid(process.pid) == os.getpgid(engine.pid)]
-        for asked, patience in (([psutil.Process(engine.pid)], 2.0), (group, 6.0)):
+        for asked, seconds in (([psutil.Process(engine.pid)], patience), (group, 6.0)):
             _signal(asked, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                engine.wait(patience)
+                engine.wait(seconds)
                 return
         engine.kill()
         _signal(family, signal.SIGKILL)

@@ -9,12 +9,14 @@ import ctypes
 import importlib.util
 import os
 import re
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 PROFILES = ("quick", "paper")
 DEVICES = ("auto", "cpu", "cuda")
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class BadParameter(ValueError):
@@ -23,27 +25,37 @@ class BadParameter(ValueError):
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a build is asked for. ``device`` is ``cpu`` or ``cuda``, never ``auto``."""
+    """What a build is asked for. ``device`` is ``cpu`` or ``cuda``, never ``auto``.
+
+    ``cluster`` is the folder of the Snakemake profile that sends chapters to a cluster; empty means this machine.
+    """
 
     profile: str = "quick"
     device: str = "cpu"
     seed: int = 0
     jobs: int = 1
+    cluster: str = ""
 
 
 def parse(
-    profile: str = "quick", device: str = "auto", seed: str = "0", jobs: str = "", *, installed: bool = True
+    profile: str = "quick",
+    device: str = "auto",
+    seed: str = "0",
+    jobs: str = "",
+    cluster: str = "",
+    *,
+    installed: bool = True,
 ) -> Parameters:
-    """Check the words of a command line; an empty ``jobs`` means all cores.
+    """Check the words of a command line; an empty ``jobs`` means all cores, or what a cluster's profile says.
 
-    ``installed`` is false before the environment exists: what torch is built for is then asked later.
+    ``installed`` is false before the environment exists: what is installed there is then asked later.
 
     Raises:
         BadParameter: a word is not allowed, or the machine has no such device.
 
     Example:
         >>> parse("quick", "cpu", "0", "2")
-        Parameters(profile='quick', device='cpu', seed=0, jobs=2)
+        Parameters(profile='quick', device='cpu', seed=0, jobs=2, cluster='')
         >>> parse("papr")
         Traceback (most recent call last):
         normdyn.book.parameters.BadParameter: PROFILE=papr is not known: choose quick or paper
@@ -57,7 +69,38 @@ def parse(
         raise BadParameter(
             f"JOBS={jobs} is not allowed: give a whole number from 1 up (this machine has {cores} cores)"
         )
-    return Parameters(profile, resolve_device(device, installed=installed), int(seed), int(jobs or cores))
+    if not cluster:
+        return Parameters(profile, resolve_device(device, installed=installed), int(seed), int(jobs or cores))
+    if device not in DEVICES:
+        raise BadParameter(f"DEVICE={device} is not known: choose auto, cpu or cuda")
+    folder, at_once = resolve_cluster(cluster, installed=installed)
+    # The devices are those of the cluster's nodes, which are not asked from here: cuda is taken at its word.
+    return Parameters(profile, "cuda" if device == "cuda" else "cpu", int(seed), int(jobs or at_once), str(folder))
+
+
+def resolve_cluster(cluster: str, *, installed: bool = True) -> tuple[Path, int]:
+    """The folder of a cluster's profile, and how many jobs it puts into the queue at once.
+
+    ``slurm`` is the profile in ``requirements/slurm``; any other word is a folder with one.
+    """
+    folder = ROOT / "requirements" / "slurm" if cluster == "slurm" else Path(cluster).resolve()
+    profile = folder / "config.yaml"
+    lines = profile.read_text(encoding="utf-8") if profile.is_file() else ""
+    settings = dict(re.findall(r"^(executor|jobs): *([\w-]+)", lines, flags=re.MULTILINE))
+    if "executor" not in settings:
+        raise BadParameter(
+            f"CLUSTER={cluster} is not known: choose slurm, or a folder whose config.yaml names an executor and jobs"
+        )
+    executor = settings["executor"]
+    if executor == "slurm" and shutil.which("sbatch") is None:
+        raise BadParameter(
+            f"CLUSTER={cluster} is not possible: this machine has no sbatch; start on a machine that submits to Slurm"
+        )
+    plugin = f"snakemake-executor-plugin-{executor}"
+    if installed and importlib.util.find_spec(plugin.replace("-", "_")) is None:
+        install = "run make slurm" if executor == "slurm" else f"install {plugin} into .venv"
+        raise BadParameter(f"CLUSTER={cluster} is not possible: Snakemake's plugin for it is not installed; {install}")
+    return folder, int(settings.get("jobs", "1"))
 
 
 def resolve_device(device: str, *, installed: bool = True) -> str:
@@ -118,7 +161,7 @@ def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
     try:
         if "PAGE" in given:
-            check_page(Path(__file__).resolve().parents[3], given.pop("PAGE"))
+            check_page(ROOT, given.pop("PAGE"))
         parse(**{name.lower(): value for name, value in given.items()}, installed=False)
     except BadParameter as problem:
         print(problem, file=sys.stderr)
