@@ -101,6 +101,16 @@ def test_claims_and_figures_have_lasting_addresses(site):
     assert drawn == {target for name, target in targets.items() if name.startswith("figures/")}
 
 
+def test_pages_describe_themselves_and_drawings_say_their_size(site):
+    for page in pages(site):
+        name = str(page.relative_to(site))
+        for image in parse(page).select('article img[src$=".svg"]'):
+            assert int(image["width"]) > 100 and int(image["height"]) > 50, (name, image["src"])
+        if name not in ("search.html", "genindex.html"):
+            description = parse(page).select_one('meta[name="description"]')
+            assert description is not None and 40 <= len(description["content"]) <= 160, name
+
+
 def test_a_chapter_says_how_to_cite_it(site):
     for page in pages(site):
         entries = parse(page).select("details.cite-page")

@@ -41,16 +41,19 @@ class ShownFigure(Ledgered):
         folder = Path(self.env.app.outdir, "_images")
         folder.mkdir(parents=True, exist_ok=True)
         images = ""
-        for ground, text in (("light", svg), ("dark", darken(svg))):
-            (folder / f"front-{name}-{ground}.svg").write_text(text, encoding="utf-8")
+        for ground, file, text in (
+            ("light", f"front-{name}.svg", svg),
+            ("dark", f"front-{name}-dark.svg", darken(svg)),
+        ):
+            (folder / file).write_text(text, encoding="utf-8")
             images += (
-                f'<img class="{ground}-ground dark-light" src="_images/front-{name}-{ground}.svg" '
-                f'alt="{escape(" ".join(self.content))}">'
+                f'<img class="{ground}-ground dark-light" src="_images/{file}" alt="{escape(" ".join(self.content))}">'
             )
         href = self.link(page, f"fig-{name}")
         caption = escape(self.options.get("caption", ""))
         return self.html(
-            f'<figure class="front-figure">{images}<figcaption><a href="{href}">{caption}</a></figcaption></figure>'
+            f'<figure class="front-figure">{images}<figcaption>'
+            f'<a class="caption-text" href="{href}">{caption}</a></figcaption></figure>'
         )
 
 

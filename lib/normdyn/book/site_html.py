@@ -1,12 +1,16 @@
 """Figures for light and for dark ground, and what the theme leaves undone for accessibility."""
 
 import re
+from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
+
+SIZE = re.compile(r'<svg[^>]*?\bwidth="([\d.]+)pt" height="([\d.]+)pt"', re.DOTALL)
 
 # Ink and grid of normdyn.figures.STYLE, and what stands for them on a dark ground. Curves keep their colours.
 DARK = {"#1b1e23": "#e6e8eb", "#c9ced6": "#4a505a"}
@@ -74,13 +78,51 @@ def mend(page: str) -> str:
     return re.sub(r'(<section class="\w+-content") id="\w+-content"', r"\1", page)  # the same for every theorem
 
 
+def sized(page: str, images: Path) -> str:
+    """A page whose drawings say how large they are, so that text below them does not jump when they arrive.
+
+    Args:
+        images: The folder of the site's drawings.
+    """
+
+    @cache
+    def size(name: str) -> str:
+        file = images / name
+        found = SIZE.search(file.read_text(encoding="utf-8")[:2000]) if file.is_file() else None
+        return (
+            ' width="{:.0f}" height="{:.0f}"'.format(*(float(points) * 4 / 3 for points in found.groups()))
+            if found
+            else ""
+        )
+
+    def tag(found: re.Match) -> str:
+        if " width=" in found[0] or " height=" in found[0]:
+            return found[0]
+        return found[0].replace("<img", f"<img{size(found[1])}", 1)
+
+    return re.sub(r'<img\b[^>]*\bsrc="[^"]*_images/([^"/]+\.svg)"[^>]*>', tag, page)
+
+
+def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """The first paragraph of a page is its description for search engines and previews."""
+    paragraphs = doctree.findall(nodes.paragraph) if doctree is not None else ()
+    texts = (" ".join(p.astext().split()) for p in paragraphs if isinstance(p.parent, nodes.section))
+    title = app.env.titles[page].astext() if page in app.env.titles else page
+    first = next(
+        (text for text in texts if len(text) > 40), f"{title}: a page of {app.config.project}, an executable book"
+    )
+    if doctree is not None:
+        text = first if len(first) <= 160 else first[:157].rsplit(" ", 1)[0] + " ..."
+        context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{escape(text)}">'
+
+
 def mend_pages(app: Sphinx, error: Exception | None) -> None:
     """Mend every page of the finished site that needs it."""
     if error is not None or app.builder.format != "html":
         return
     for file in (path for path in sorted(Path(app.outdir).rglob("*.html")) if "_static" not in path.parts):
         page = file.read_text(encoding="utf-8")
-        mended = mend(page)
+        mended = sized(mend(page), Path(app.outdir, "_images"))
         if mended != page:
             file.write_text(mended, encoding="utf-8")
 
@@ -88,4 +130,5 @@ def mend_pages(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Register transforms and events."""
     app.add_transform(Twins)
+    app.connect("html-page-context", describe)
     app.connect("build-finished", mend_pages)
