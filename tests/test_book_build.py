@@ -14,7 +14,7 @@ import pytest
 
 from normdyn.book import build, execute, failures, merge, pages
 from normdyn.book.parameters import Parameters
-from tiny_book import ONE, TWO, tiny_book
+from tiny_book import ONE, TWO, hear, tiny_book
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def command(book, step="build"):
     """Start a step as the Makefile does, in a process group of its own."""
     words = [sys.executable, "-m", "normdyn.book", step, "--device", "cpu", "--jobs", "2"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(words, cwd=book.root, start_new_session=True, **streams)
+    return subprocess.Popen(words, cwd=book.root, start_new_session=True, preexec_fn=hear, **streams)
 
 
 def test_a_page_tells_what_made_it(built):

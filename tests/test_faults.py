@@ -26,7 +26,7 @@ from normdyn import data, datafiles, results
 from normdyn.book import build, execute, merge, pages, verdicts
 from normdyn.book.__main__ import main
 from normdyn.book.pages import BookError
-from tiny_book import ONE, REPOSITORY, TWO, tiny_book
+from tiny_book import ONE, REPOSITORY, TWO, hear, tiny_book
 
 LIMIT = 200_000  # bytes a file may have, where a full disk is played by a limit on the size of files
 
@@ -71,7 +71,7 @@ def launch(book, *words, **options):
     """Start a step as the Makefile does, in a process group of its own."""
     command = [sys.executable, "-m", "normdyn.book", *words, "--device", "cpu", "--jobs", "2"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=book.root, start_new_session=True, **streams, **options)
+    return subprocess.Popen(command, cwd=book.root, start_new_session=True, preexec_fn=hear, **streams, **options)
 
 
 def answer(process, seconds=120):

@@ -1,6 +1,7 @@
 """A tiny book for the tests of the pipeline: two pages with code, three library modules, one claim decided."""
 
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,3 +41,8 @@ def tiny_book(target: Path) -> TinyBook:
     shutil.copytree(REPOSITORY / "tests" / "fixtures" / "book", target)
     shutil.copyfile(REPOSITORY / "Snakefile", target / "Snakefile")
     return TinyBook(target)
+
+
+def hear() -> None:
+    """For the start of a step: a suite that was put in the background hands on that SIGINT is to be ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -75,6 +75,7 @@ def mend(page: str) -> str:
     """
     for wrong, right in MENDED:
         page = page.replace(wrong, right)
+    page = re.sub(r'<th class="head[^"]*">\s*(?:<p>\s*</p>)?\s*</th>', '<td class="head"></td>', page)  # no header
     return re.sub(r'(<section class="\w+-content") id="\w+-content"', r"\1", page)  # the same for every theorem
 
 
