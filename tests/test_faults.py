@@ -71,7 +71,7 @@ def launch(book, *words, **options):
     """Start a step as the Makefile does, in a process group of its own."""
     command = [sys.executable, "-m", "normdyn.book", *words, "--device", "cpu", "--jobs", "2"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=book.root, start_new_session=True, preexec_fn=hear, **streams, **options)
+    return subprocess.Popen(command, cwd=book.root, start_new_session=True, **{"preexec_fn": hear} | streams | options)
 
 
 def answer(process, seconds=120):
