@@ -11,12 +11,12 @@ limit is overhead of small operations.
 import argparse
 import dataclasses
 import json
-import statistics
 from pathlib import Path
 
 import torch
 
-from benchmarks.bench_gauge import clock, machine
+from benchmarks.bench_gauge import machine
+from benchmarks.bench_margins import median_time
 from normdyn import data
 from normdyn.studies.square_loss import Setup, run, two_classes
 
@@ -29,23 +29,13 @@ VARIED = {
 NUMBER = {"networks": lambda s: len(s.seeds), "width": lambda s: s.width, "layers": lambda s: s.layers}
 
 
-def median_seconds(act, repeats: int) -> float:
-    """Median of ``repeats`` runs after a warm-up."""
-    seconds = []
-    for _ in range(repeats + 1):
-        start = clock()
-        act()
-        seconds.append(clock() - start)
-    return statistics.median(seconds[1:])
-
-
 def limits(repeats: int) -> dict[str, float]:
     """Operations and bytes a second that this machine reaches in float32."""
     A = torch.randn(1024, 1024)
     block = torch.randn(16 * 2**20)
     return {
-        "operations": 2 * 1024**3 / median_seconds(lambda: A @ A, repeats),
-        "bytes": 2 * 4 * block.numel() / median_seconds(block.clone, repeats),
+        "operations": 2 * 1024**3 / median_time(lambda: A @ A, repeats),
+        "bytes": 2 * 4 * block.numel() / median_time(block.clone, repeats),
     }
 
 
@@ -72,7 +62,7 @@ def main() -> None:
     for varied, setups in VARIED.items():
         for setup in setups:
             steps = setup.epochs * (len(train[0]) // setup.batch)
-            seconds = median_seconds(lambda setup=setup: run(setup, train, test), options.repeats) / steps
+            seconds = median_time(lambda setup=setup: run(setup, train, test), options.repeats) / steps
             operations, moved = counts(setup, train[0].shape[1])
             least = max(operations / limit["operations"], moved / limit["bytes"])
             rows.append({
