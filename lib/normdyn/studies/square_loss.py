@@ -126,19 +126,36 @@ def output(
 
 def losses(params: Params, X: Float[Tensor, "k n ..."], y: Float[Tensor, "k n"], setup: Setup) -> Float[Tensor, " k"]:
     """Mean square loss of all stacked networks, each on its own batch: :func:`output` without its norms, and faster."""
+    if setup.convolutional:
+        g = vmap(lambda p, z: _convolutional_output(p, z, setup))(params, X)
+    else:
+        g = _stacked_output(params, X, setup)
+    if setup.output_scale:
+        g = params["gain"][:, None] * g
+    return (g - y).square().mean(1)
 
-    def single(p: Params, z: Tensor, target: Tensor) -> Tensor:
-        for l in range(1, setup.layers + 1):
-            W, last = p[f"W{l}"], l == setup.layers
-            z = z.flatten(2).mean(2) if last and z.ndim > 2 else z
-            z = F.conv2d(z, W, stride=2, padding=1) if W.ndim == 4 else z @ W.mT
-            if setup.batch_norm and (not last or setup.output_scale):
-                z = F.batch_norm(z, None, None, training=True, eps=setup.epsilon)
-            z = z if last else z.relu()
-        g = p["gain"] * z[:, 0] if setup.output_scale else z[:, 0]
-        return (g - target).square().mean()
 
-    return vmap(single)(params, X, y)
+def _stacked_output(params: Params, X: Float[Tensor, "k n d"], setup: Setup) -> Float[Tensor, "k n"]:
+    """Samples come last, so units of all networks are the channels of one normalisation and nothing is copied."""
+    z = X.mT
+    for l in range(1, setup.layers + 1):
+        last = l == setup.layers
+        z = params[f"W{l}"] @ z
+        if setup.batch_norm and (not last or setup.output_scale):
+            channels = z.reshape(1, -1, z.shape[2])
+            z = F.batch_norm(channels, None, None, training=True, eps=setup.epsilon).view(z.shape)
+        z = z if last else z.relu()
+    return z[:, 0]
+
+
+def _convolutional_output(p: Params, z: Float[Tensor, "n c h w"], setup: Setup) -> Float[Tensor, " n"]:
+    for l in range(1, setup.layers + 1):
+        W, last = p[f"W{l}"], l == setup.layers
+        z = z.flatten(2).mean(2) @ W.mT if last else F.conv2d(z, W, stride=2, padding=1)
+        if setup.batch_norm and (not last or setup.output_scale):
+            z = F.batch_norm(z, None, None, training=True, eps=setup.epsilon)
+        z = z if last else z.relu()
+    return z[:, 0]
 
 
 def run(
