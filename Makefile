@@ -17,7 +17,7 @@ OPTIONS = --profile $(call quoted,$(PROFILE)) --device $(call quoted,$(DEVICE)) 
 	--cluster $(call quoted,$(CLUSTER))
 BUILD = $(VENV) -m normdyn.book
 
-.PHONY: help book test chapter compare pdf verdicts bench mutants lock slurm environment parameters clean distclean
+.PHONY: help book test chapter compare devices pdf verdicts bench mutants lock slurm environment parameters clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -36,10 +36,13 @@ chapter: environment ## execute one chapter and show its verdicts: make chapter 
 compare: environment ## your numbers beside the published ones, of one chapter (PAGE=...) or of all that are executed
 	@$(BUILD) compare $(if $(PAGE),$(call quoted,$(PAGE))) $(OPTIONS)
 
+devices: environment ## the stored numbers of a GPU beside those of the processor, and what differs
+	@$(BUILD) devices
+
 pdf: book ## the whole book as one PDF, build/quick/book.pdf
 	@$(BUILD) pdf $(OPTIONS)
 
-verdicts: book ## record the verdicts of this build in data/verdicts
+verdicts: book ## record verdicts and seconds of this build in data (DEVICE=cuda: beside those of the processor)
 	@$(BUILD) verdicts $(OPTIONS)
 
 bench: environment ## speed, as ratios against the plain way

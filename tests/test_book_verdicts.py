@@ -31,7 +31,7 @@ def test_the_verdict_follows_from_the_numbers(book):
     found = verdicts.collect(book.layout, [TWO, ONE])
     assert list(found) == ["Z-one", "Z-two"]
     one = {"verdict": "holds", "value": 0.1, "bound": 0.5, "control": 100.0, "page": ONE, "note": "", "correction": ""}
-    assert found["Z-one"] == one
+    assert found["Z-one"] == one | {"reason": "counting"}
     assert (found["Z-two"]["verdict"], found["Z-two"]["note"]) == ("open", "nobody knows")
 
 
@@ -99,6 +99,15 @@ def test_a_fresh_run_that_contradicts_the_record_is_told(changes, line):
 def test_claims_on_one_side_only_are_told():
     assert verdicts.contradictions({"Z-one": entry()}, {}) == ["Z-one: is recorded, but no page decides it"]
     assert verdicts.contradictions({}, {"Z-one": entry()}) == ["Z-one: is not recorded yet"]
+
+
+def test_the_verdicts_of_a_gpu_are_recorded_beside_the_others(book):
+    verdicts.record(book.root, "quick", {"Z-two": entry(page=TWO)})
+    before = [path.read_bytes() for path in (book.root / "data").rglob("*") if path.is_file()]
+    verdicts.record(book.root, "quick-cuda", {"Z-two": entry(page=ONE)})
+    assert json.loads((book.root / "data/verdicts/quick-cuda.json").read_text())["Z-two"]["page"] == ONE
+    (book.root / "data/verdicts/quick-cuda.json").unlink()
+    assert [path.read_bytes() for path in (book.root / "data").rglob("*") if path.is_file()] == before
 
 
 def test_recording_writes_the_verdicts_and_the_pages(book):

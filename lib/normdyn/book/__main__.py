@@ -16,6 +16,7 @@ STEPS = {
     "plan": "list the chapters that are not current, and why",
     "chapter": "execute one chapter and show its verdicts",
     "compare": "show what this machine finds beside the published verdicts",
+    "devices": "compare the stored verdicts of a GPU with those of the processor",
     "execute": "execute one chapter (what Snakemake calls)",
     "pdf": "print the built site to one PDF",
     "verdicts": "record the verdicts of the last build in data/verdicts",
@@ -52,6 +53,10 @@ def main(words: list[str] | None = None) -> int:
                 from normdyn.book.compare import compare
 
                 return 0 if compare(root, given.page and check_page(root, given.page), parameters) else 1
+            case "devices":
+                from normdyn.book.device_comparison import show
+
+                return 0 if show(root) else 1
             case "execute":
                 return execute(root, check_page(root, given.page), parameters)
             case "pdf":

@@ -17,8 +17,8 @@ from typing import TextIO
 
 import psutil
 
-from normdyn.book import failures, merge, pages, verdicts
-from normdyn.book.execute import ANSI, execute, executed_run
+from normdyn.book import device_comparison, devices, failures, merge, pages, verdicts
+from normdyn.book.execute import ANSI, commit, execute, executed_run
 from normdyn.book.files import digest, to_json, tree_digest, write_if_changed, write_whole
 from normdyn.book.history import history
 from normdyn.book.keys import Key, page_key
@@ -274,6 +274,8 @@ def stage(layout: Layout, parameters: Parameters, failed: Mapping[str, dict] = M
     write_if_changed(layout.build / "verdicts.json", to_json(verdicts.collect(layout, executed)))
     write_if_changed(layout.build / "runs.json", to_json(merge.runs(layout, executed)))
     write_if_changed(layout.build / "history.json", to_json(history(layout.root, layout.profile)))
+    shown = device_comparison.stage(layout.root, names, layout.profile)
+    write_if_changed(layout.build / "devices.json", to_json(shown))
     write_if_changed(layout.build / "failures.json", to_json({page: failed[page]["error"] for page in failed}))
     wanted = {path.resolve() for path in kept}
     for path in [p for p in layout.staged.rglob("*") if p.is_file() and p.resolve() not in wanted]:
@@ -342,7 +344,7 @@ def site_is_current(layout: Layout) -> bool:
 
 def _site_digest(layout: Layout) -> str:
     """Hash of everything that the site is made from."""
-    tables = [layout.build / f"{name}.json" for name in ("verdicts", "runs", "history", "failures")]
+    tables = [layout.build / f"{name}.json" for name in ("verdicts", "runs", "history", "devices", "failures")]
     tables += sorted((layout.root / "data" / "claims").glob("*.yaml"))
     contents = (path.read_bytes() for path in tables if path.is_file())
     return digest(tree_digest(layout.staged), _machinery_digest(layout), *contents)
@@ -387,13 +389,25 @@ def chapter(root: Path, page: str, parameters: Parameters) -> None:
 
 
 def record(root: Path, parameters: Parameters) -> None:
-    """Store the verdicts of the last build in ``data/verdicts``."""
+    """Store the verdicts of the last build in ``data/verdicts``, what its pages cost in ``data/costs``.
+
+    What a GPU found is stored beside what the processor found, and compared with it.
+    """
     layout = Layout(root, parameters.profile)
     path = layout.build / "verdicts.json"
     if not path.is_file():
         raise BookError(f"there are no verdicts yet; run make book PROFILE={parameters.profile}")
     found = verdicts.read_verdicts(path, f"run make book PROFILE={parameters.profile}, which writes it anew")
-    verdicts.record(root, parameters.profile, found)
-    say(f"recorded {len(found)} verdicts in data/verdicts/{parameters.profile}.json")
+    runs = merge.runs(layout, pages.notebooks(root))
+    other = [page for page, run in runs.items() if run.get("device", "").split()[:1] != [parameters.device]]
+    if other:
+        words = f"PROFILE={parameters.profile} DEVICE={parameters.device}"
+        raise BookError(f"{other[0]} was not executed with {words}; run make book {words} first")
+    name = devices.stem(parameters.profile, parameters.device)
+    verdicts.record(root, name, found)
+    devices.record_costs(root, parameters.profile, parameters.device, runs, commit(root))
+    say(f"recorded {len(found)} verdicts in data/verdicts/{name}.json")
+    for comparison in device_comparison.comparisons(root) if parameters.device == "cuda" else []:
+        say(device_comparison.told(comparison))
     for claim in verdicts.missing(root, found):
         say(f"  still without a verdict: {claim}")

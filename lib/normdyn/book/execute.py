@@ -16,7 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from normdyn.book import kernel, pages
+import nbformat
+
+from normdyn.book import devices, kernel, pages
 from normdyn.book.files import refusal, to_json, write_whole
 from normdyn.book.keys import page_key
 from normdyn.book.pages import Layout
@@ -86,10 +88,11 @@ def _run(layout: Layout, page: str, parameters: Parameters):
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="chapter-") as name, open(log, "w", encoding="utf-8") as stream:
         scratch = Path(name)
-        write_whole(scratch / "source.ipynb", to_json(_code_only(layout.source(page))))
+        write_whole(scratch / "source.ipynb", to_json(_code_only(layout.source(page), parameters.device)))
         (scratch / "work").mkdir()
         try:
-            notebook = _papermill(scratch, stream, parameters, kernel.environment(layout.root, parameters.jobs))
+            with devices.busy(parameters.device, scratch) as share:
+                notebook = _papermill(scratch, stream, parameters, kernel.environment(layout.root, parameters.jobs))
             _check_complete(notebook)
         except (PapermillExecutionError, DeadKernelError, RuntimeError) as error:
             if isinstance(error, DeadKernelError):
@@ -99,6 +102,7 @@ def _run(layout: Layout, page: str, parameters: Parameters):
             stream.write(ANSI.sub("", str(error)) + "\n")
             raise _failure(layout, page, error) from None
     failed.unlink(missing_ok=True)
+    device_memory = devices.used_memory(notebook) if parameters.device == "cuda" else None
     _tidy(notebook)
     return notebook, {
         "schema": SCHEMA,
@@ -108,6 +112,8 @@ def _run(layout: Layout, page: str, parameters: Parameters):
         "seed": parameters.seed,
         "seconds": round(time.perf_counter() - clock, 1),
         "memory": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+        "device_memory": device_memory,
+        "device_busy": round(share[0], 3) if share else None,
         "versions": versions(),
         "commit": commit(layout.root),
         "started": started.isoformat(timespec="seconds"),
@@ -141,10 +147,15 @@ def _papermill(scratch: Path, stream, parameters: Parameters, environment: dict[
         os.environ.update(before)
 
 
-def _code_only(source: Path):
-    """The chapter's code cells with the tags that matter when executing and testing; no prose, no captions."""
+def _code_only(source: Path, device: str):
+    """The chapter's code cells with the tags that matter when executing and testing; no prose, no captions.
+
+    On a GPU a last cell asks how much of its memory was used; it is taken out again.
+    """
     notebook = pages.read(source)
     notebook.cells = pages.code_cells(notebook)
+    if device == "cuda":
+        notebook.cells.append(nbformat.v4.new_code_cell(devices.USE))
     for position, cell in enumerate(notebook.cells):
         kept = [tag for tag in pages.tags(cell) if tag in pages.EXECUTION_TAGS or tag.startswith("nbval-")]
         cell["id"], cell["metadata"] = f"code-{position:03d}", copy.copy(type(cell.metadata)(tags=kept))

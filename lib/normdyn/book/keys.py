@@ -19,7 +19,7 @@ PACKAGE = "normdyn"
 MACHINERY = f"{PACKAGE}.book"
 LOCKS = ("requirements/run.txt", "requirements/torch.txt")
 # The registry and the verdicts are written from results; nothing is computed from them.
-LEDGER = ("data/claims", "data/verdicts")
+LEDGER = ("data/claims", "data/verdicts", "data/costs")
 
 
 @dataclass(frozen=True)

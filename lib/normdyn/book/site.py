@@ -6,6 +6,7 @@ It reads what the pipeline left beside the staged sources, ``verdicts.json``, ``
 - ``{claim}`E-fig1```: a verdict mark that links to the claim's row; an unknown claim is a warning.
 - ``{ledger-summary}``, ``{ledger-claims}``, ``{ledger-errata}`` and ``{paper-cards}``: see :mod:`.site_ledger`.
 - ``{run-status}`` and ``{verdict-history}``: what every page cost, and how the verdicts changed, see :mod:`.site_runs`.
+- ``{device-comparison}``, ``{device-use}`` and ``{seconds-history}``: CPU and GPU, see :mod:`.site_devices`.
 
 Every claim and figure has a lasting address, every chapter its BibTeX entry: see :mod:`.site_anchors`.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from normdyn.book import site_anchors, site_front, site_html, site_ledger, site_notebooks, site_runs
+from normdyn.book import site_anchors, site_devices, site_front, site_html, site_ledger, site_notebooks, site_runs
 
 STATIC = Path(__file__).parent / "static"
 MATHJAX = ("tex-chtml.js", "input/tex/extensions/*.js", "output/chtml/fonts/woff-v2/*.woff")
@@ -72,7 +73,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.connect("config-inited", configure)
     app.connect("build-finished", serve_mathjax)
-    for part in (site_ledger, site_runs, site_html, site_notebooks, site_anchors, site_front):
+    for part in (site_ledger, site_runs, site_devices, site_html, site_notebooks, site_anchors, site_front):
         part.setup(app)
     sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("site*.py")))
     version = zlib.crc32(sources)  # pages read by another version of this extension are read again

@@ -6,6 +6,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+from normdyn.book.site_devices import megabytes, share
 from normdyn.book.site_ledger import LABELS, Ledgered, beside, mark
 
 
@@ -21,9 +22,11 @@ class RunStatus(Ledgered):
         order = list(self.env.toctree_includes.get(self.env.config.root_doc, [])) + sorted(runs)
         pages = sorted(runs, key=lambda page: order.index(page))
         seconds, memory = (sum(run["seconds"] for run in runs.values()), max(run["memory"] for run in runs.values()))
-        names = ("page", "seconds", "memory", "profile", "device", "seed", "commit", "key", "verdicts")
+        names = ("page", "seconds", "memory", "profile", "device", "of it used", "seed", "commit", "key", "verdicts")
+        if not any(run.get("device_memory") for run in runs.values()):
+            names = tuple(name for name in names if name != "of it used")
         head = "".join(f'<th scope="col">{name}</th>' for name in names)
-        body = "".join(self.row(page, runs[page]) for page in pages)
+        body = "".join(self.row(page, runs[page], device_use="of it used" in names) for page in pages)
         return self.html(
             f"{lost}<p>{len(runs)} executed pages took {seconds:.0f} s in total; "
             f"none needed more than {memory / 2**20:.0f} MB.</p>"
@@ -40,7 +43,7 @@ class RunStatus(Ledgered):
         self.env.note_dependency(str(file))
         return json.loads(file.read_text(encoding="utf-8"))
 
-    def row(self, page: str, run: dict[str, Any]) -> str:
+    def row(self, page: str, run: dict[str, Any], device_use: bool) -> str:
         href, title = self.link(page), self.title(page)
         verdicts = [v["verdict"] for v in self.ledger().verdicts.values() if v["page"] == page]
         marks = " ".join(
@@ -51,6 +54,7 @@ class RunStatus(Ledgered):
             f"{run['memory'] / 2**20:.0f} MB",
             run["profile"],
             run["device"],
+            *([f"{megabytes(run, 'device_memory')}, busy {share(run)}"] if device_use else []),
             run["seed"],
             f"<code>{escape(str(run['commit'])[:12])}</code>",
             f"<code>{escape(run['key'][:12])}</code>",

@@ -80,7 +80,7 @@ def collect(layout: Layout, names: Iterable[str]) -> dict[str, dict]:
                 if evidence.claim in verdicts:
                     first = verdicts[evidence.claim]["page"]
                     raise BookError(f"{page}: claim {evidence.claim} is already recorded by {first}; record it once")
-                verdicts[evidence.claim] = ledger.entry(evidence, page)
+                verdicts[evidence.claim] = ledger.entry(evidence, page) | {"reason": evidence.reason}
     return {claim: verdicts[claim] for claim in claims if claim in verdicts}
 
 
@@ -130,9 +130,15 @@ def agree(old: float | None, new: float | None, bound: float | None) -> bool:
     return max(abs(old), abs(new)) <= noise or math.isclose(old, new, rel_tol=0.02)
 
 
-def record(root: Path, profile: str, verdicts: dict[str, dict]) -> list[Path]:
-    """Store verdicts as the recorded ones, and in the registry the page of each claim."""
-    files = [write_if_changed(root / "data" / "verdicts" / f"{profile}.json", to_json(verdicts))]
+def record(root: Path, name: str, verdicts: dict[str, dict]) -> list[Path]:
+    """Store verdicts as the recorded ones, and in the registry the page of each claim.
+
+    Args:
+        name: The profile, and ``-cuda`` if they are those of a GPU, which stand beside the others and change no page.
+    """
+    files = [write_if_changed(root / "data" / "verdicts" / f"{name}.json", to_json(verdicts))]
+    if name.endswith("-cuda"):
+        return files
     for path in sorted((root / "data" / "claims").glob("*.yaml")):
         lines, claim = [], ""
         for line in path.read_text(encoding="utf-8").splitlines():
