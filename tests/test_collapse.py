@@ -154,3 +154,14 @@ def test_disagreement_uses_points_and_bias():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(normal(0, 6, 3), torch.tensor([0, 0, 0, 1, 1, 1]))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+def test_variability_near_collapse_has_its_closed_form_in_both_precisions(kind):
+    """Rounding gives the centred means a direction of relative length u, by which nothing must be divided."""
+    classes, copies, size = 10, 200, 1e-3
+    M = nd.simplex_frame(classes, 30, generator=generator(1)) + normal(2, 1, 30)
+    labels = torch.arange(classes).repeat(copies)
+    features = (M[labels] + size * normal(3, len(labels), 30)).to(kind)
+    expected = size**2 * (1 - 1 / copies) * (classes - 1) ** 2 / classes
+    assert math.isclose(nd.variability(features, labels).item(), expected, rel_tol=0.03)
