@@ -62,7 +62,7 @@ def variability(features: Features, labels: Labels) -> Float[Tensor, ""]:
     """
     centred, rest, weights = _parts(features, labels)
     _, scales, directions = torch.linalg.svd(centred, full_matrices=False)
-    scales, directions = scales[: len(centred) - 1], directions[: len(centred) - 1]  # the rank; what is left is rounding
+    scales, directions = scales[: len(centred) - 1], directions[: len(centred) - 1]  # the rank; the rest is rounding
     kept = scales > max(1e-10, 100 * torch.finfo(scales.dtype).eps) * scales[0]
     along = rest @ directions[kept].mT / scales[kept]
     return (along.square().sum(1) * weights).sum()  # the C of Sigma_B cancels the one in front
