@@ -239,16 +239,16 @@ def pooled(images: data.Dataset, side: int = 8) -> data.Dataset:
 
 def experiments(*, samples: dict[int, int] | None = None, **changes) -> dict[str, tuple[int, int, Setup]]:
     """Classes, images a class and setup of every stack on CIFAR-10; ``changes`` replace fields in all of them."""
-    base = {"widths": (64, 64), "decays": (0.0, 2e-3), "steps": 10_000, "per_decade": 6} | changes
-    each = (samples or {2: 100, 3: 100, 10: 50}).items()
+    base = {"widths": (64, 64), "decays": (0.0, 2e-3), "steps": 6000, "per_decade": 6} | changes
+    each = (samples or {2: 100, 3: 70, 10: 30}).items()
     make = lambda bn: Setup(**base | {"batch_norm": bn})
     return {f"classes_{c}{'_bn' * bn}": (c, n, make(bn)) for c, n in each for bn in (False, True)}
 
 
-def speeds(*, rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), **changes) -> dict[str, Setup]:
-    """Setups that compare the two losses in time: no decay, ten seeds, batches of 100, one for each learning rate."""
-    base = {"widths": (64, 64), "decays": (0.0,), "seeds": tuple(range(10)), "batch": 100, "steps": 3000}
-    base |= {"first": 3, "per_decade": 8} | changes
+def speeds(*, rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1), **changes) -> dict[str, Setup]:
+    """Setups that compare the two losses in time: no decay, six seeds, batches of 100, one for each learning rate."""
+    base = {"widths": (64, 64), "decays": (0.0,), "seeds": tuple(range(6)), "batch": 100, "steps": 1500}
+    base |= {"first": 3, "per_decade": 6} | changes
     make = lambda k, bn: Setup(**base | {"learning_rate": rates[k], "batch_norm": bn})
     return {f"rate_{k}{'_bn' * bn}": make(k, bn) for bn in (False, True) for k in range(len(rates))}
 
