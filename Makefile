@@ -17,7 +17,7 @@ OPTIONS = --profile $(call quoted,$(PROFILE)) --device $(call quoted,$(DEVICE)) 
 	--cluster $(call quoted,$(CLUSTER))
 BUILD = $(VENV) -m normdyn.book
 
-.PHONY: help book test chapter compare devices pdf verdicts bench mutants lock slurm environment parameters clean distclean
+.PHONY: help book test chapter compare counterexample counterexamples devices pdf verdicts bench mutants lock slurm environment parameters clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ chapter: environment ## execute one chapter and show its verdicts: make chapter 
 
 compare: environment ## your numbers beside the published ones, of one chapter (PAGE=...) or of all that are executed
 	@$(BUILD) compare $(if $(PAGE),$(call quoted,$(PAGE))) $(OPTIONS)
+
+counterexample: environment ## one claim as a short program: written, run, beside the published verdict: CLAIM=B-eq24
+	@$(BUILD) counterexample $(call quoted,$(CLAIM)) $(OPTIONS)
+
+counterexamples: environment ## those of all errata; fails if one does not give what is published (takes an hour)
+	@$(BUILD) counterexamples $(OPTIONS)
 
 devices: environment ## the stored numbers of a GPU beside those of the processor, and what differs
 	@$(BUILD) devices
@@ -61,7 +67,7 @@ environment: parameters
 	@$(PYTHON) requirements/environment.py
 
 # Wrong words and a wrong Python are told in one line, before anything is installed or computed.
-NAMES := PROFILE DEVICE SEED JOBS PAGE PYTHON UPGRADE ALL CLUSTER
+NAMES := PROFILE DEVICE SEED JOBS PAGE PYTHON UPGRADE ALL CLUSTER CLAIM
 UNKNOWN = $(filter-out $(NAMES) VENV MAKE%,$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 parameters:
 	@$(if $(UNKNOWN),echo '$(UNKNOWN) is not an option: choose among $(NAMES)' >&2; exit 2)

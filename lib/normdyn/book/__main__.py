@@ -16,6 +16,8 @@ STEPS = {
     "plan": "list the chapters that are not current, and why",
     "chapter": "execute one chapter and show its verdicts",
     "compare": "show what this machine finds beside the published verdicts",
+    "counterexample": "run what one claim rests on as a program, beside the published verdict",
+    "counterexamples": "run those of all errata",
     "devices": "compare the stored verdicts of a GPU with those of the processor",
     "execute": "execute one chapter (what Snakemake calls)",
     "pdf": "print the built site to one PDF",
@@ -53,6 +55,14 @@ def main(words: list[str] | None = None) -> int:
                 from normdyn.book.compare import compare
 
                 return 0 if compare(root, given.page and check_page(root, given.page), parameters) else 1
+            case "counterexample":
+                from normdyn.book.counterexamples import show
+
+                return 0 if show(root, given.claim, parameters) else 1
+            case "counterexamples":
+                from normdyn.book.counterexamples import run_all
+
+                return 0 if run_all(root, parameters) else 1
             case "devices":
                 from normdyn.book.device_comparison import show
 
@@ -109,6 +119,8 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         step = steps.add_parser(name, help=text, description=text)
         if name in ("chapter", "execute"):
             step.add_argument("page", help="path of the chapter below chapters/, without suffix")
+        if name == "counterexample":
+            step.add_argument("claim", help="the id of a claim, from data/claims")
         if name == "compare":
             step.add_argument("page", nargs="?", default="", help="the same; without it, all that are executed already")
         if name == "build":

@@ -353,7 +353,8 @@ def _site_digest(layout: Layout) -> str:
 def _machinery_digest(layout: Layout) -> str:
     """Hash of what shapes every page: the site's extension, its settings, the set of pages, the locked versions."""
     here = Path(__file__).parent
-    files = sorted([*here.glob("site*.py"), *(p for p in (here / "static").rglob("*") if p.is_file())])
+    programs = [here / f"{name}.py" for name in ("statements", "slices", "counterexamples")]
+    files = sorted([*here.glob("site*.py"), *programs, *(p for p in (here / "static").rglob("*") if p.is_file())])
     files += [layout.staged / "_config.yml", layout.staged / "_toc.yml", layout.root / "requirements" / "dev.txt"]
     staged = sorted(
         str(p.relative_to(layout.staged)) for p in layout.staged.rglob("*") if p.suffix in (".md", ".ipynb")

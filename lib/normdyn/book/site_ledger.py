@@ -21,6 +21,9 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from normdyn.book.counterexamples import counterexample
+from normdyn.book.files import write_if_changed
+from normdyn.book.slices import NoSlice
 from normdyn.ledger import VERDICTS
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,11 @@ MEANING = {
     "not-checkable": "An opinion, a citation or a matter outside of mathematics and experiment.",
     NOT_YET: "The chapter that will decide it is not written.",
 }
+
+WRONG = {"fails": "What fails", "holds-with-correction": "What holds with a correction"}  # errata, gravest first
+WEIGHT = (("theorem",), ("proposition", "corollary", "lemma"), ("claim", "definition-check", "algorithm"), ("fact",))
+SHORT = 60  # lines, blank ones aside, that a program may have to be shown on the page
+PROGRAMS = "_static/counterexamples"
 
 
 @dataclass(frozen=True)
@@ -331,26 +339,36 @@ class Claims(Ledgered):
 
 
 class Errata(Ledgered):
-    """``{ledger-errata} E``: what is printed, what is right and the evidence, core results first."""
+    """``{ledger-errata} E``: what is printed, what is right, the evidence and its program, by consequence."""
 
     required_arguments = 1
 
     def run(self):
         ledger, key = self.ledger(), self.paper(self.arguments[0])["key"]
-        wrong = [row for row in ledger.of(key) if ledger.verdict(row["id"]) in ("fails", "holds-with-correction")]
+        wrong = by_consequence(ledger, key)
         if not wrong:
             return self.html("<p>Nothing printed has failed so far.</p>")
         out: list[nodes.Node] = []
-        for title, name, rows in (
-            ("Core results", "core", [r for r in wrong if r["core"]]),
-            ("Further statements", "further", [r for r in wrong if not r["core"]]),
+        for verdict, title in (
+            (v, text) for v, text in WRONG.items() if any(ledger.verdict(r["id"]) == v for r in wrong)
         ):
-            if rows:
-                section = nodes.section(ids=[f"errata-{key}-{name}"])
-                section += nodes.title("", f"{title} ({len(rows)})")
-                section += self.html("".join(map(self.entry, rows)))
-                out.append(section)
+            rows = [row for row in wrong if ledger.verdict(row["id"]) == verdict]
+            section = self.section(f"errata-{key}-{verdict}", f"{title} ({len(rows)})")
+            for name, core in (("Core results", True), ("Further statements", False)):
+                part = [row for row in rows if row["core"] == core]
+                if part:
+                    anchor = f"errata-{key}-{verdict}-{'core' if core else 'further'}"
+                    inner = self.section(anchor, f"{name} ({len(part)})")
+                    inner += self.html("".join(map(self.entry, part)))
+                    section += inner
+            out.append(section)
         return out
+
+    @staticmethod
+    def section(anchor: str, title: str) -> nodes.section:
+        section = nodes.section(ids=[anchor])
+        section += nodes.title("", title)
+        return section
 
     def entry(self, row: dict[str, Any]) -> str:
         claim, entry = row["id"], self.ledger().verdicts[row["id"]]
@@ -363,8 +381,106 @@ class Errata(Ledgered):
             f' <span class="ledger-place">{escape(row["kind"])}, {rich(row["section"])}</span></p>'
             f"<dl><dt>As printed</dt><dd>{rich(row['statement'])}</dd>"
             f"<dt>{right}</dt><dd>{rich(entry['correction'])}</dd>{note}"
-            f"<dt>Evidence</dt><dd>{numbers(entry)}{self.where(claim)}</dd></dl></article>"
+            f"<dt>Evidence</dt><dd>{numbers(entry)}{self.where(claim)}</dd>{self.program(row, entry)}</dl></article>"
         )
+
+    def program(self, row: dict[str, Any], entry: dict[str, Any]) -> str:
+        """What decides a claim as a program: to unfold where it is short, to take away in any case."""
+        text = program(self.env.app, row, entry)
+        if not text:
+            return ""
+        self.env.note_dependency(str(chapter_of(self.env.app, entry)))
+        claim, lines = row["id"], sum(map(bool, text.splitlines()))
+        href = self.env.app.builder.get_relative_uri(self.env.docname, "index").removesuffix("index.html")
+        name = f'<span class="visually-hidden">the program of {claim}: </span>{claim}.py'
+        load = f'<a href="{href}{PROGRAMS}/{claim}.py" download>{name}</a> <span>({lines} lines)</span>'
+        if lines > SHORT:
+            return f'<dt>Run it</dt><dd class="counterexample">{load}</dd>'
+        code = (
+            f'<div class="highlight"><pre>{escape(text, quote=False)}</pre></div>'  # coloured, a page weighs a megabyte
+        )
+        return (
+            f'<dt>Run it</dt><dd class="counterexample">{load}<details><summary>Show the program'
+            f'<span class="visually-hidden"> of {claim}</span></summary>'
+            f'<div class="counterexample-code" role="region" tabindex="0" aria-label="Program of {claim}">{code}</div>'
+            "</details></dd>"
+        )
+
+
+class ErrataSummary(Ledgered):
+    """``{ledger-errata-summary}``: how many errata of each consequence a paper has, as a table."""
+
+    def run(self):
+        ledger = self.ledger()
+        counts = {paper["key"]: self.count(ledger, paper["key"]) for paper in ledger.papers}
+        body = "".join(self.row(paper, counts[paper["key"]]) for paper in ledger.papers)
+        foot = self.cells([sum(column) for column in zip(*counts.values(), strict=True)])
+        groups = "".join(f'<th scope="colgroup" colspan="2">{mark(verdict)}</th>' for verdict in WRONG)
+        parts = "".join('<th scope="col">core</th><th scope="col">further</th>' for _ in WRONG)
+        return self.html(
+            '<div class="ledger-scroll"><table class="ledger-summary">'
+            '<caption class="visually-hidden">Errata of each paper by consequence</caption>'
+            f'<thead><tr><th scope="col" rowspan="2">Paper</th>{groups}<th scope="col" rowspan="2">all</th></tr>'
+            f"<tr>{parts}</tr></thead><tbody>{body}</tbody>"
+            f'<tfoot><tr><th scope="row">All</th>{foot}</tr></tfoot></table></div>'
+        )
+
+    @staticmethod
+    def count(ledger: Ledger, key: str) -> list[int]:
+        found = Counter((ledger.verdict(row["id"]), row["core"]) for row in by_consequence(ledger, key))
+        return [*(found[verdict, core] for verdict in WRONG for core in (True, False)), found.total()]
+
+    def row(self, paper: dict[str, Any], counts: list[int]) -> str:
+        name, href = f"<b>{paper['key']}</b> {escape(paper['title'])}", self.link(f"errata/{paper['folder']}")
+        shown = f'<a href="{href}">{name}</a>' if href else name
+        return f'<tr><th scope="row">{shown}</th>{self.cells(counts)}</tr>'
+
+    @staticmethod
+    def cells(counts: list[int]) -> str:
+        return "".join(f"<td>{n or '·'}</td>" for n in counts)
+
+
+def by_consequence(ledger: Ledger, paper: str) -> list[dict[str, Any]]:
+    """What a paper prints and does not hold: failures first; in each, core results, weightier kinds, larger misses."""
+
+    def order(row: dict[str, Any]) -> tuple:
+        entry = ledger.verdicts[row["id"]]
+        missed = entry["value"] if entry["verdict"] == "fails" else entry["control"]
+        kind = next((i for i, kinds in enumerate(WEIGHT) if row["kind"] in kinds), len(WEIGHT))
+        return list(WRONG).index(entry["verdict"]), not row["core"], kind, -(missed or 0) / (entry["bound"] or 1)
+
+    return sorted((row for row in ledger.of(paper) if ledger.verdict(row["id"]) in WRONG), key=order)
+
+
+# ------------------------------------------------------------------------------------------------------------ programs
+
+
+def chapter_of(app: Sphinx, entry: dict[str, Any]) -> Path:
+    """The source of the page that decided a claim."""
+    return repository(app) / "chapters" / f"{entry.get('page')}.md"
+
+
+def program(app: Sphinx, row: dict[str, Any], entry: dict[str, Any]) -> str:
+    """The program that decides a claim; empty where the chapter is not there or has no call that names the claim."""
+    if not chapter_of(app, entry).is_file():
+        return ""
+    try:
+        return counterexample(repository(app), row, entry)
+    except NoSlice:
+        return ""
+
+
+def write_programs(app: Sphinx, error: Exception | None) -> None:
+    """Put the programs of all errata into the finished site, and take out those of others."""
+    if error is not None or app.builder.format != "html":
+        return
+    ledger, folder = current_ledger(app.env), Path(app.outdir, PROGRAMS)
+    wrong = [row for paper in ledger.papers for row in by_consequence(ledger, paper["key"])]
+    programs = {row["id"]: program(app, row, ledger.verdicts[row["id"]]) for row in wrong}
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = [write_if_changed(folder / f"{claim}.py", text.encode()) for claim, text in programs.items() if text]
+    for path in set(folder.iterdir()) - set(kept):
+        path.unlink()
 
 
 class Papers(Ledgered):
@@ -398,7 +514,9 @@ def setup(app: Sphinx) -> None:
     app.add_directive("ledger-verdicts", Meanings)
     app.add_directive("ledger-claims", Claims)
     app.add_directive("ledger-errata", Errata)
+    app.add_directive("ledger-errata-summary", ErrataSummary)
     app.add_directive("paper-cards", Papers)
     app.connect("doctree-read", ask_for_mathjax)
     app.connect("env-before-read-docs", forget)
     app.connect("env-updated", forget)
+    app.connect("build-finished", write_programs)
