@@ -29,8 +29,11 @@ from normdyn.ledger import VERDICTS
 log = logging.getLogger(__name__)
 
 CLAIMS = "claims"  # the page with the table of claims
-NOT_YET = "not-yet"
-LABELS = {verdict: verdict.replace("-", " ") for verdict in VERDICTS} | {NOT_YET: "not yet written"}
+NOT_YET, FAILED = "not-yet", "chapter-failed"  # without a verdict
+LABELS = {verdict: verdict.replace("-", " ") for verdict in VERDICTS} | {
+    NOT_YET: "not yet written",
+    FAILED: "chapter failed",
+}
 MEANING = {
     "holds": "The statement as printed stays within its bound, and its control misses the bound.",
     "holds-with-correction": "As printed it misses; the corrected statement beside it stays within the bound.",
@@ -39,6 +42,7 @@ MEANING = {
     "open": "Not decided; the row says what is missing.",
     "not-checkable": "An opinion, a citation or a matter outside of mathematics and experiment.",
     NOT_YET: "The chapter that will decide it is not written.",
+    FAILED: "The chapter that decides it did not run to its end in this build; its page shows the error.",
 }
 
 WRONG = {"fails": "What fails", "holds-with-correction": "What holds with a correction"}  # errata, gravest first
@@ -55,10 +59,12 @@ class Ledger:
     verdicts: dict[str, dict[str, Any]]
     papers: tuple[dict[str, Any], ...]
     files: tuple[Path, ...]
+    failed: frozenset[str] = frozenset()  # pages that did not run to their end
 
     def verdict(self, claim: str) -> str:
-        """The verdict, or ``not-yet``."""
-        return self.verdicts.get(claim, {}).get("verdict", NOT_YET)
+        """The verdict, or ``not-yet``, or ``chapter-failed``."""
+        without = FAILED if self.rows.get(claim, {}).get("page") in self.failed else NOT_YET
+        return self.verdicts.get(claim, {}).get("verdict", without)
 
     def of(self, paper: str) -> list[dict[str, Any]]:
         """The rows of one paper, in the order of its registry."""
@@ -69,7 +75,7 @@ class Ledger:
         return Counter(self.verdict(row["id"]) for row in (self.of(paper) if paper else self.rows.values()))
 
 
-def read_ledger(claims: Path, verdicts: Path, papers: list[dict[str, Any]]) -> Ledger:
+def read_ledger(claims: Path, verdicts: Path, papers: list[dict[str, Any]], failures: Path | None = None) -> Ledger:
     """Read the registry and the verdicts; a missing verdict file means that nothing is decided yet.
 
     Raises:
@@ -83,7 +89,9 @@ def read_ledger(claims: Path, verdicts: Path, papers: list[dict[str, Any]]) -> L
                 raise ValueError(f"{file.name}: the id {row['id']} stands twice in the registry")
             rows[row["id"]] = {"paper": file.stem, "kind": "claim", "section": "", "core": False} | row
     decided = json.loads(verdicts.read_text(encoding="utf-8")) if verdicts.is_file() else {}
-    return Ledger(rows, decided, tuple(papers), (*files, verdicts))
+    failed = json.loads(failures.read_text(encoding="utf-8")) if failures and failures.is_file() else {}
+    reports = [failures] if failures else []
+    return Ledger(rows, decided, tuple(papers), (*files, verdicts, *reports), frozenset(failed))
 
 
 def repository(app: Sphinx) -> Path:
@@ -102,7 +110,8 @@ def current_ledger(env: BuildEnvironment) -> Ledger:
     ledger = getattr(env, "_normdyn_ledger", None)
     if ledger is None:
         claims = Path(os.environ.get("NORMDYN_CLAIMS") or repository(env.app) / "data" / "claims")
-        ledger = read_ledger(claims, beside(env.app, "verdicts.json"), env.config.normdyn_papers)
+        failures = beside(env.app, "failures.json")
+        ledger = read_ledger(claims, beside(env.app, "verdicts.json"), env.config.normdyn_papers, failures)
         env._normdyn_ledger = ledger
     return ledger
 
@@ -193,13 +202,14 @@ class Ledgered(SphinxDirective):
 
     def evidence(self, claim: str) -> str:
         """Where the cell lies that decided a claim."""
-        page = self.ledger().verdicts.get(claim, {}).get("page")
-        return self.link(page, f"evidence-{claim}") if page else ""
+        page, lost = self.ledger().verdicts.get(claim, {}).get("page"), self.ledger().rows[claim].get("page", "")
+        return self.link(page, f"evidence-{claim}") if page else self.link(lost) if lost in self.ledger().failed else ""
 
     def where(self, claim: str) -> str:
         """A link to the deciding cell, or nothing."""
         href = self.evidence(claim)
-        name = f'the deciding cell<span class="visually-hidden"> of {claim}</span>'
+        name = "the deciding cell" if claim in self.ledger().verdicts else "the chapter's error"
+        name += f'<span class="visually-hidden"> of {claim}</span>'
         return f'<p class="ledger-where"><a href="{href}">{name}</a></p>' if href else ""
 
     def paper(self, key: str) -> dict[str, Any]:
@@ -231,7 +241,7 @@ class Summary(Ledgered):
 
     def run(self):
         ledger = self.ledger()
-        present = [v for v in LABELS if ledger.count()[v] or v != NOT_YET]
+        present = [v for v in LABELS if ledger.count()[v] or v not in (NOT_YET, FAILED)]
         head = "".join(f'<th scope="col">{mark(v)}</th>' for v in present)
         body = "".join(self.row(ledger, paper, present) for paper in ledger.papers)
         foot = '<tr><th scope="row">All</th>' + self.cells(ledger.count(), present) + "</tr>"
@@ -270,9 +280,10 @@ class Sentence(Ledgered):
 
     def run(self):
         count = self.ledger().count()
-        decided = count.total() - count[NOT_YET]
-        parts = ", ".join(f"<b>{count[v]}</b> {mark(v)}" for v in LABELS if v != NOT_YET and count[v])
+        decided = count.total() - count[NOT_YET] - count[FAILED]
+        parts = ", ".join(f"<b>{count[v]}</b> {mark(v)}" for v in LABELS if v not in (NOT_YET, FAILED) and count[v])
         rest = f" The other <b>{count[NOT_YET]}</b> wait for their chapters." if count[NOT_YET] else ""
+        rest += f" <b>{count[FAILED]}</b> are lost, for their chapters failed in this build." if count[FAILED] else ""
         return self.html(
             f'<p class="ledger-sentence">The papers make <b>{count.total()}</b> claims that we number. '
             f"<b>{decided}</b> have a verdict{': ' + parts if parts else ''}.{rest}</p>"
@@ -491,7 +502,7 @@ class Papers(Ledgered):
 
     def card(self, paper: dict[str, Any]) -> str:
         count = self.ledger().count(paper["key"])
-        decided, total = count.total() - count[NOT_YET], count.total()
+        decided, total = count.total() - count[NOT_YET] - count[FAILED], count.total()
         href = self.link(f"{paper['folder']}/index") if decided else ""
         title = f"{paper['key']}. {escape(paper['title'])}"
         state = "written" if decided == total else "being written" if decided else "not yet written"
