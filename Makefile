@@ -48,6 +48,10 @@ devices: environment ## the stored numbers of a GPU beside those of the processo
 pdf: book ## the whole book as one PDF, build/quick/book.pdf
 	@$(BUILD) pdf $(OPTIONS)
 
+.PHONY: lighthouse
+lighthouse: environment ## Lighthouse scores of three built pages, 95 or more (needs npm, which fetches it, and Chromium)
+	@$(VENV) -m normdyn.book.lighthouse $(call quoted,build/$(PROFILE)/html)
+
 verdicts: book ## record verdicts and seconds of this build in data (DEVICE=cuda: beside those of the processor)
 	@$(BUILD) verdicts $(OPTIONS)
 

@@ -66,6 +66,7 @@ def configure(app: Sphinx, config: Any) -> None:
     )
     leave_out_thebe(app)
     app.add_css_file("normdyn.css", priority=900)
+    app.add_js_file(None, body="document.documentElement.classList.add('typesetting')")  # until normdyn.js says else
     app.add_js_file("normdyn.js", loading_method="defer")
 
 

@@ -65,6 +65,24 @@ MENDED = (
     ('role="doc-biblioentry"', 'role="listitem"'),
 )
 
+# Scripts of the theme that no page needs: icons come from a font already, the search dialog opens search.html.
+IDLE = re.compile(
+    r'\s*<script [^>]*src="[^"]*(?:scripts/fontawesome|_static/searchtools|_static/language_data|/?searchindex)\.js'
+    r"[^>]*></script>"
+)
+# Scripts that may wait until the page is read. Lines of script in the page use documentation_options.js at once.
+BLOCKING = re.compile(r'<script ((?:data-[^ ]* )?src="[^"]*_static/(?!documentation_options)[^"]*")>')
+
+
+def lighten(page: str) -> str:
+    """A page that loads what it uses, and shows its text before the scripts arrive.
+
+    Example:
+        >>> lighten('<script src="_static/doctools.js?v=1"></script> <script src="searchindex.js"></script>')
+        '<script defer src="_static/doctools.js?v=1"></script>'
+    """
+    return BLOCKING.sub(r"<script defer \1>", IDLE.sub("", page))
+
 
 def mend(page: str) -> str:
     """A page of the site with the roles and names that the theme leaves out; mending twice changes nothing.
@@ -124,6 +142,8 @@ def mend_pages(app: Sphinx, error: Exception | None) -> None:
     for file in (path for path in sorted(Path(app.outdir).rglob("*.html")) if "_static" not in path.parts):
         page = file.read_text(encoding="utf-8")
         mended = sized(mend(page), Path(app.outdir, "_images"))
+        if file.name != "search.html":
+            mended = lighten(mended)
         if mended != page:
             file.write_text(mended, encoding="utf-8")
 

@@ -303,9 +303,11 @@ class Claims(Ledgered):
         return self.html(
             f'<form class="ledger-filter" role="search" aria-label="Filter claims" hidden>{self.filters(keys, rows)}'
             f'<output class="ledger-found">{len(rows)} claims</output></form>'
-            '<table class="ledger"><thead><tr><th scope="col">Claim</th><th scope="col">Statement</th>'
-            '<th scope="col">Verdict</th></tr></thead>'
-            f"<tbody>{body}</tbody></table>"
+            # Roles in words: the style sheet lays each row out by itself, which would take them away.
+            '<table class="ledger" role="table"><thead role="rowgroup"><tr role="row">'
+            '<th scope="col" role="columnheader">Claim</th><th scope="col" role="columnheader">Statement</th>'
+            '<th scope="col" role="columnheader">Verdict</th></tr></thead>'
+            f'<tbody role="rowgroup">{body}</tbody></table>'
         )
 
     def filters(self, keys: list[str], rows: list[dict[str, Any]]) -> str:
@@ -341,11 +343,11 @@ class Claims(Ledgered):
         data = {"paper": row["paper"], "kind": kind, "verdict": verdict, "core": "true" if row["core"] else "false"}
         attributes = " ".join(f'data-{name}="{value}"' for name, value in data.items())
         return (
-            f'<tr id="claim-{claim}" {attributes}>'
-            f'<th scope="row"><a class="ledger-id" href="#claim-{claim}">{claim}</a>{core}'
+            f'<tr id="claim-{claim}" role="row" {attributes}>'
+            f'<th scope="row" role="rowheader"><a class="ledger-id" href="#claim-{claim}">{claim}</a>{core}'
             f'<span class="ledger-place">{kind}, {rich(row["section"])}</span></th>'
-            f"<td><p>{rich(row['statement'])}</p>{below}</td>"
-            f"<td>{mark(verdict)}{numbers(entry)}{self.where(claim)}</td></tr>"
+            f'<td role="cell"><p>{rich(row["statement"])}</p>{below}</td>'
+            f'<td role="cell">{mark(verdict)}{numbers(entry)}{self.where(claim)}</td></tr>'
         )
 
 
