@@ -13,6 +13,8 @@ import pytest
 from normdyn import ledger
 from normdyn.book import counterexamples, kernel, verdicts
 from normdyn.book.counterexamples import Outcome, script
+from normdyn.book.parameters import Parameters
+from normdyn.book.site_ledger import Ledger, by_consequence
 from normdyn.book.slices import NoSlice, Page
 
 ROOT = Path(__file__).parents[1]
@@ -258,3 +260,36 @@ def test_the_command_says_what_a_claim_can_be():
     assert result.returncode == 2
     assert result.stderr.startswith("CLAIM=A-eq77 is not in data/claims") and "A-eq7" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("found", "status", "told"), [(1.0, True, "2 of 2"), (5.0, False, "the others: X-1, X-2")])
+def test_all_of_them_are_counted(monkeypatch, capsys, found, status, told):
+    entry = {"verdict": "fails", "value": 1.0, "bound": 0.1, "control": 0.0}
+    recorded = {"X-1": entry, "X-2": entry, "X-3": entry | {"verdict": "holds"}}
+    monkeypatch.setattr(counterexamples.compare, "published", lambda root, profile: recorded)
+    monkeypatch.setattr(
+        counterexamples, "run", lambda layout, claim, p: Outcome(claim, entry, entry | {"value": found})
+    )
+    assert counterexamples.run_all(ROOT, Parameters("quick", "cpu", 0, jobs=2)) is status
+    assert told in capsys.readouterr().out
+
+
+def test_errata_stand_in_the_order_of_their_consequence():
+    row = lambda claim, core, kind: {"id": claim, "paper": "X", "core": core, "kind": kind}
+    entry = lambda verdict, value=0.0, control=9.0: {
+        "verdict": verdict,
+        "value": value,
+        "control": control,
+        "bound": 1.0,
+    }
+    rows = {
+        "small": (row("small", False, "claim"), entry("fails", 200.0)),
+        "large": (row("large", False, "claim"), entry("fails", 300.0)),
+        "corrected": (row("corrected", True, "theorem"), entry("holds-with-correction")),
+        "figure": (row("figure", False, "figure"), entry("fails", 1e9)),
+        "core": (row("core", True, "figure"), entry("fails", 200.0)),
+        "lemma": (row("lemma", False, "lemma"), entry("fails", 200.0)),
+        "right": (row("right", True, "theorem"), entry("holds")),
+    }
+    ledger_ = Ledger({k: r for k, (r, _) in rows.items()}, {k: e for k, (_, e) in rows.items()}, (), ())
+    assert [r["id"] for r in by_consequence(ledger_, "X")] == ["core", "lemma", "large", "small", "figure", "corrected"]
