@@ -97,6 +97,12 @@ def test_a_closure_reads_what_a_name_is_when_it_is_called():
     assert kept(*cells, deciding="f()") == ["f = lambda: a", "a = 3"]
 
 
+def test_another_name_of_a_function_reads_what_the_function_reads():
+    for second in ("g = f", "g = partial(f, 1)"):
+        cells = ["def f(n):\n    x.append(n)", second, "y = g()"]
+        assert kept("x = []", *cells) == ["x = []", *cells]
+
+
 def test_a_function_inside_a_value_brings_what_it_reads():
     cells = ["a = 1", "def loss(w):\n    return a * w", "field = flow(loss)", "x = field(2)"]
     assert kept(*cells) == cells
@@ -122,6 +128,8 @@ def test_a_generator_moves_on_wherever_it_is_used():
         "x = draw(g(1))",
     ]
     assert kept(*fresh) == [*fresh[:2], fresh[3]]
+    kept_one = [*fresh[:2], "own = g(2)", "a = draw(own)", "x = draw(own)"]
+    assert kept(*kept_one) == kept_one
     drawn = [cells[0], "draw = lambda n: torch.randn(n, generator=g)", "a = draw(3)", "x = draw(3)"]
     assert kept(*drawn) == drawn
 

@@ -177,9 +177,9 @@ def _learn(node: ast.stmt, statement: Statement, known: dict[str, Value]) -> Non
     value, function = getattr(node, "value", None), isinstance(node, FUNCTIONS)
     body = changed_by(within(node, functions=True)) if function else changed_later(node)
     used, late = _closure(statement.reads, known), frozenset(statement.late)
-    if isinstance(value, ast.Name) or called(value) == "partial":
-        late |= _gathered("late", statement.reads, known)
     written, arguments = written_arguments(node)
+    same = statement.reads if isinstance(value, ast.Name) or called(value) == "partial" else set()  # another name of it
+    late |= _gathered("late", same, known)
     unpacked = isinstance(node, ast.Assign) and isinstance(node.targets[0], (ast.Tuple, ast.List))
     stateful = _is_stateful(value, known, unpacked)
     aliases = frozenset(filter(None, map(root, parts_of(value))))
@@ -188,9 +188,9 @@ def _learn(node: ast.stmt, statement: Statement, known: dict[str, Value]) -> Non
     found = Value(
         late=late,
         carried=late | _gathered("carried", used, known),
-        writes=frozenset(body & statement.late),
-        written=written,
-        arguments=arguments,
+        writes=frozenset(body & statement.late) | _gathered("writes", same, known),
+        written=written | _gathered("written", same, known),
+        arguments=arguments | _gathered("arguments", same, known),
         aliases=aliases - statement.binds,
         stateful=stateful,
         makes_stateful=_makes_stateful(node, known),
