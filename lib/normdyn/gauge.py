@@ -6,8 +6,8 @@ norm and its gradient. Everything else costs a vector operation:
 
 1. the paper's update ``a = (out / in) ** exponent``, monotone for every network up to
    :func:`~normdyn.rescaling.largest_safe_exponent`;
-2. in a layered network, the imbalance between whole layers, the slowest part of it, solved in closed form
-   (:meth:`RescalingProblem.equalize_layers`);
+2. in a layered network, the imbalance between whole layers, the slowest part of it, solved in closed form, and the
+   update of one half of the layers after the other (:mod:`normdyn.alternating`);
 3. Anderson's extrapolation over the last passes, kept only if the norm decreased.
 
 The norm is flat at its minimum, so that an error of 1e-7 in ``z`` costs 1e-14: single precision does for most passes.
@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor, nn
 
+from normdyn.alternating import Halves, Sweep
 from normdyn.modules import UnsupportedModel, weighted_layers
 from normdyn.problems import RescalingProblem, VacuousUnit, check_alive, check_exponents, check_graph
 from normdyn.rescaling import entrywise_norm, largest_safe_exponent, multiplicative_update, rescale, scatter
@@ -38,10 +39,11 @@ class Minimum(NamedTuple):
     Attributes:
         log_factors: ``z = log a`` for all units, zero on inputs and outputs.
         norm: Norm at the last pass; that of ``log_factors`` is no larger, by the last, proven step.
-        passes: Passes over the weights, each giving all row and column sums.
+        passes: Passes over the weights, each worth all row and column sums.
         converged: Whether the estimated relative gap to the minimum went below the tolerance.
-        history: ``imbalance`` (largest ``|log(out / in)|``) and ``gap`` (estimated, relative), one entry a pass;
-            ``norm``, which begins with that of the weights as given (for ``enorm`` with the first sweep's).
+        history: ``imbalance`` (largest ``|log(out / in)|``) and ``gap`` (estimated, relative), one entry a pass or
+            sweep (for ``p != q`` a sweep costs more than a pass); ``norm``, which begins with that of the weights as
+            given (for ``enorm`` with the first sweep's).
     """
 
     log_factors: Float[Tensor, " n"]
@@ -67,9 +69,9 @@ def minimum_norm(
     Args:
         network: A problem, or the weights of a layered network together with ``p`` and ``q``. Large layers begin in
             single precision; for a list and a tolerance below 1e-11 in double precision.
-        method: ``auto`` solves layer imbalances directly and extrapolates; ``multiplicative`` is the parallel update
-            alone, with the largest safe exponent; ``paper`` the same with the paper's ``1 / (4 max(p, q))``; ``enorm``
-            sweeps over layers, one block of coordinates after the other.
+        method: ``auto`` solves layer imbalances directly, sweeps in two halves and extrapolates; ``multiplicative`` is
+            the parallel update alone, with the largest safe exponent; ``paper`` the same with the paper's
+            ``1 / (4 max(p, q))``; ``enorm`` sweeps over layers, one block of coordinates after the other.
         exponent: Exponent of the parallel update, instead of the method's own.
         tolerance: Stop when the estimated relative gap between the norm and its minimum is below it.
         max_passes: Stop there at the latest.
@@ -95,12 +97,14 @@ def minimum_norm(
         network = RescalingProblem.layered(network, p=p, q=q, precise=tolerance < 1e-11)
     elif p not in (None, network.p) or q not in (None, network.q):
         raise ValueError(f"the problem was built for p, q = {network.p}, {network.q}: leave p and q out, got {p}, {q}")
+    if method == "auto" and network.layers:
+        return _alternate(network, exponent, tolerance, max_passes, callback)
     solver = _sweeps if method == "enorm" else _passes
     return solver(network, method, exponent, tolerance, max_passes, callback)
 
 
 def _passes(problem, method, exponent, tolerance, max_passes, callback) -> Minimum:
-    """The parallel updates, and with method ``auto`` what speeds them up."""
+    """The parallel updates; with method ``auto``, for a graph that has no layers, extrapolated."""
     p, q, hidden, auto = problem.p, problem.q, problem.hidden, method == "auto"
     safe = largest_safe_exponent(p, q)
     if exponent is None:
@@ -114,8 +118,6 @@ def _passes(problem, method, exponent, tolerance, max_passes, callback) -> Minim
             check_alive(log_in, log_out, hidden)
             if auto:
                 history["norm"].append(_exp(log_in.logsumexp(0).item() / q))
-        if auto:
-            z, log_in, log_out = problem.equalize_layers(z, log_in, log_out)
         state = _State(z, log_in, log_out, hidden, q)
         if callback is not None:
             callback(z)
@@ -136,14 +138,48 @@ def _passes(problem, method, exponent, tolerance, max_passes, callback) -> Minim
     return _minimum(z, len(history["gap"]), converged, history)
 
 
+def _alternate(problem, exponent, tolerance, max_passes, callback) -> Minimum:
+    """Extrapolated sweeps in two halves."""
+    halves, rounding = Halves(problem), problem.rounding
+    exponent = 1 / (problem.p + problem.q) if exponent is None else exponent
+    z = torch.zeros(len(problem.hidden), dtype=torch.float64, device=problem.hidden.device)
+    history = {"norm": [], "imbalance": [], "gap": []}
+    memory, best, gap, passes, converged = _Memory(len(z), z.device), None, torch.inf, 0.0, False
+    while not converged and (not passes or passes + halves.passes <= max_passes):
+        last = passes + 2 * halves.passes > max_passes
+        state = Sweep(problem, halves, z, min(exponent, halves.safe) if last else exponent)
+        passes += halves.passes
+        if callback is not None:
+            callback(state.z)
+        if best is None:
+            history["norm"].append(_exp(state.log_start))
+        if best is None or state.improves(best, rounding()):
+            step = memory.extrapolate(state, best, state.step)
+            gap, best, z = state.decrease(step), state, state.z + step
+        else:  # from the best point, by a sweep that cannot fail
+            memory.clear()
+            if exponent > halves.safe:
+                best = Sweep(problem, halves, best.z, halves.safe)
+                passes += halves.passes
+            z = best.z + best.step
+        history["norm"].append(_exp(best.log_norm)), history["imbalance"].append(best.largest)
+        history["gap"].append(gap)
+        converged = gap <= tolerance
+    proven = best.exponent <= halves.safe  # such a step needs no pass to judge it
+    return _minimum(best.z + best.step if proven else best.z, passes, converged, history)
+
+
 class _State:
     """A point and what one pass says about it."""
 
     def __init__(self, z: Tensor, log_in: Tensor, log_out: Tensor, hidden: Tensor, q: float):
-        self.z, total = z, log_in.logsumexp(0)
-        self.log_norm = total.item() / q
+        self.z, top = z, log_in.max()
+        share_in = (log_in - top).exp_()
+        total = share_in.sum()
+        log_total = top + total.log()
+        self.log_norm = log_total.item() / q
         self.imbalance = torch.where(hidden, log_out - log_in, 0.0)
-        share_in, share_out = (log_in - total).exp(), (log_out - total).exp()
+        share_in, share_out = share_in.div_(total), (log_out - log_total).exp_()
         self.gradient = torch.where(hidden, share_in - share_out, 0.0)  # of the logarithm of the norm
         self.weight = torch.where(hidden, share_in + share_out, 0.0)
 
@@ -174,7 +210,7 @@ class _Memory:
     def clear(self) -> None:
         self.count = 0
 
-    def extrapolate(self, state: _State, before: _State | None, step: Tensor) -> Tensor:
+    def extrapolate(self, state: "_State | Sweep", before: "_State | Sweep | None", step: Tensor) -> Tensor:
         """The step to take from ``state``, whose plain step is given."""
         last, self.last = self.last, step
         if before is None:

@@ -208,28 +208,6 @@ class RescalingProblem:
         top = values.new_full((max(len(self.layers), 1),), -torch.inf).scatter_reduce(0, self.layer, values, "amax")
         return torch.where(top > -torch.inf, top, 0.0)
 
-    def log_totals(self, values: Float[Tensor, " n"]) -> Float[Tensor, " l"]:
-        """Logarithm of each layer's sum of exponentials."""
-        top = self.largest_of_layer(values)
-        terms = (values - top.index_select(0, self.layer)).exp_()
-        return torch.zeros_like(top).index_add_(0, self.layer, terms).log_().add_(top)
-
-    def equalize_layers(self, z: Tensor, log_in: Tensor, log_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Minimise over rescalings that are constant on layers, in closed form and without a pass.
-
-        Layer totals :math:`T_\ell = \sum_{i \in \ell} \rho_i` all become their geometric mean; ``in`` follows the
-        units' own layer, ``out`` the next one. A graph that is not layered is returned as it is.
-        """
-        if len(self.layers) < 3:
-            return z, log_in, log_out
-        totals = self.log_totals(log_in)[1:]
-        change = totals.mean() - totals
-        shift = torch.zeros(len(self.layers), dtype=z.dtype, device=z.device)
-        shift[1:-1] = change.cumsum(0)[:-1] / self.q
-        change = torch.cat([change.new_zeros(1), change])
-        spread = lambda values, layer: values.index_select(0, layer)
-        return z + spread(shift, self.layer), log_in + spread(change, self.layer), log_out + spread(change, self.above)
-
     def rescale_(self, weights: Sequence[Float[Tensor, "_ _"]], z: Float[Tensor, " n"]) -> None:
         """Rescale the layers' weights by ``exp(z)`` in place; the function they compute is unchanged."""
         a = z.exp()
