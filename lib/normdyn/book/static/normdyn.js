@@ -83,7 +83,10 @@ function showText() {
 }
 
 const PIECE = 20; // milliseconds
-if (window.MathJax) window.MathJax.startup = { pageReady: typesetInPieces };
+if (window.MathJax) {
+  window.MathJax.startup = { pageReady: typesetInPieces };
+  window.MathJax.chtml = { adaptiveCSS: false }; // all rules at once: a rule that comes later restyles the whole page
+}
 if (!window.MathJax || !document.querySelector("article .math")) showText();
 
 function filterClaims() {
