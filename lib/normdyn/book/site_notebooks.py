@@ -6,20 +6,27 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 INSTALL = "install-normdyn"
+CELL = """try:
+    import normdyn
+except ImportError:
+    !git clone --quiet --depth 1 {repository} norm-dynamics
+    %pip install --quiet --editable norm-dynamics
+    import os, sys
+
+    sys.path.insert(0, os.path.abspath("norm-dynamics/lib"))"""  # a kernel that runs does not look at new editable installs
 
 
 def prepare(notebook: dict, repository: str) -> dict:
-    """Put a cell first that installs ``normdyn`` where it is missing, as on a fresh cloud machine."""
+    """Put a cell first that gets ``normdyn``, with its stored results, where it is missing, as on a fresh machine."""
     if notebook["cells"] and notebook["cells"][0].get("id") == INSTALL:
         return notebook
-    source = f"try:\n    import normdyn\nexcept ImportError:\n    %pip install --quiet git+{repository}"
     cell = {
         "cell_type": "code",
         "execution_count": None,
         "id": INSTALL,
         "metadata": {},
         "outputs": [],
-        "source": source,
+        "source": CELL.format(repository=repository),
     }
     return notebook | {"cells": [cell, *notebook["cells"]], "nbformat": 4, "nbformat_minor": 5}
 
