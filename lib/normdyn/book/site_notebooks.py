@@ -13,7 +13,7 @@ except ImportError:
     %pip install --quiet --editable norm-dynamics
     import os, sys
 
-    sys.path.insert(0, os.path.abspath("norm-dynamics/lib"))"""  # a kernel that runs does not look at new editable installs
+    sys.path.insert(0, os.path.abspath("norm-dynamics/lib"))"""  # new installs are seen at start only
 
 
 def prepare(notebook: dict, repository: str) -> dict:
