@@ -59,7 +59,8 @@ def test_a_fresh_run_reproduces_the_recorded_verdicts(fresh):
 
 def test_recorded_verdicts_have_their_form(fresh):
     for claim, entry in json.loads(RECORDED.read_text(encoding="utf-8")).items():
-        assert set(entry) == set(verdicts.FIELDS), claim
+        assert set(entry) == {*verdicts.FIELDS, "reason"}, claim
+        assert entry["reason"], claim  # of the bound, or why there is none
         assert entry["verdict"] in VERDICTS, claim
         numbers = [entry[name] for name in ("value", "bound", "control")]
         decided = entry["verdict"] not in ("open", "not-checkable")
