@@ -123,13 +123,13 @@ class Page:
                 return
 
 
-def _closure(names: Iterable[str], known: dict[str, Value]) -> set[str]:
-    """Names, with those that the functions behind them use when they are called."""
+def _closure(names: Iterable[str], known: dict[str, Value], what: str = "late") -> set[str]:
+    """Names, with those that they lead to: used by functions behind them when called, or their ``aliases``."""
     found, todo = set(), set(names)
     while todo:
         name = todo.pop()
         found.add(name)
-        todo |= known.get(name, Value()).late - found
+        todo |= getattr(known.get(name, Value()), what) - found
     return found
 
 
@@ -156,7 +156,8 @@ def _effects(statement: Statement, known: dict[str, Value]) -> set[str]:
     local = local_aliases(node)
     explicit = explicit.union(*(local.get(name, ()) for name in explicit))
     moved = {name for name in used if name in known and known[name].stateful}
-    return _with_aliases(explicit | moved | _gathered("writes", used, known) | _by_arguments(node, known), known)
+    changed = explicit | moved | _gathered("writes", used, known) | _by_arguments(node, known)
+    return _closure(changed, known, "aliases")
 
 
 def _learn(node: ast.stmt, statement: Statement, known: dict[str, Value]) -> None:
@@ -209,15 +210,6 @@ def _is_drawn(value: ast.AST | None, known: dict[str, Value]) -> bool:
     """Whether a value is a figure or a part of one."""
     parts = map(root, parts_of(value))
     return called(value) in DRAWING or any(name in known and known[name].drawn for name in parts)
-
-
-def _with_aliases(names: set[str], known: dict[str, Value]) -> set[str]:
-    found, todo = set(), set(names)
-    while todo:
-        name = todo.pop()
-        found.add(name)
-        todo |= known.get(name, Value()).aliases - found
-    return found
 
 
 def _by_arguments(node: ast.AST, known: dict[str, Value]) -> set[str]:
