@@ -26,6 +26,7 @@ class Halves:
         first, second: Hidden layers by number, inputs being layer 0.
         passes: Cost of one sweep; a pass is one reading for row sums and one for column sums.
         safe: The exponent up to which no half can increase the norm of any network, ``1 / (q + max(p, q))``.
+        later: One for the units of the second half, zero for all others.
     """
 
     def __init__(self, problem: RescalingProblem):
@@ -57,6 +58,7 @@ class Sweep:
         step, exponent: From ``z`` to the end of the sweep, and the exponent that made it.
         gradient, weight: Of the logarithm of the norm, and the sum of both sides of the balance as shares of the norm:
             at ``z`` for the first half, for the second after the first has moved.
+        gain: Slope times step of the first half, twice what its update gains near the minimum.
         largest: Largest ``|log(out / in)|`` met.
 
     Raises:
