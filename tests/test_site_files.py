@@ -111,6 +111,26 @@ def test_pages_describe_themselves_and_drawings_say_their_size(site):
             assert description is not None and 40 <= len(description["content"]) <= 160, name
 
 
+def test_text_waits_for_formulas_from_the_first_one_on(site):
+    for page in pages(site):
+        name = str(page.relative_to(site))
+        article = parse(page).select_one("article")
+        for formula in article.select("section .math") if article else ():
+            around = [formula, *formula.parents]
+            assert any(tag.find_previous_sibling("template", "formulas") for tag in around), (name, formula)
+        for mark in article.select("template.formulas") if article else ():
+            assert mark.parent.select(".math"), (name, mark.parent["id"])
+
+
+def test_a_page_with_a_wide_table_says_so_where_it_begins(site):
+    wide = set()
+    for page in pages(site):
+        if parse(page).select("table.ledger, table.run-status, section.erratum"):
+            wide.add(str(page.relative_to(site)))
+            assert "wide" in parse(page).select_one("article section")["class"], page
+    assert {"claims.html", "status.html"} < wide
+
+
 def test_a_chapter_says_how_to_cite_it(site):
     for page in pages(site):
         entries = parse(page).select("details.cite-page")

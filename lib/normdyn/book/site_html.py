@@ -65,6 +65,8 @@ MENDED = (
     ('role="doc-biblioentry"', 'role="listitem"'),
 )
 
+WIDE = ('<table class="ledger"', '<table class="run-status', 'class="erratum ')
+
 # Scripts of the theme that no page needs: icons come from a font already, the search dialog opens search.html.
 IDLE = re.compile(
     r'\s*<script [^>]*src="[^"]*(?:scripts/fontawesome|_static/searchtools|_static/language_data|/?searchindex)\.js'
@@ -135,6 +137,34 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
         context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{escape(text)}">'
 
 
+def has_formula(node: nodes.Node) -> bool:
+    """Whether a part of a page holds mathematics, of its own or inside our HTML."""
+    if any(True for _ in node.findall(nodes.math)) or any(True for _ in node.findall(nodes.math_block)):
+        return True
+    return any('class="math ' in raw.astext() for raw in node.findall(nodes.raw))
+
+
+def mark_formulas(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Mark in every section where mathematics begins; what follows the mark waits for it (``normdyn.css``).
+
+    The style sheet could find the place by itself, with ``:has``, but the browser would look for it at each change of
+    the page, and style a chapter three times slower.
+    """
+    for section in list(doctree.findall(nodes.section)):
+        first = next((child for child in section.children if has_formula(child)), None)
+        if first is None:
+            continue
+        place = section.index(first) + isinstance(first, nodes.section)  # a section has a mark of its own
+        if place < len(section):
+            section.insert(place, nodes.raw("", '<template class="formulas"></template>', format="html"))
+
+
+def mark_wide(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Mark a page with one of our wide tables where it begins: known later, the text above would jump."""
+    if any(part in raw.astext() for raw in doctree.findall(nodes.raw) for part in WIDE):
+        doctree.next_node(nodes.section)["classes"].append("wide")
+
+
 def mend_pages(app: Sphinx, error: Exception | None) -> None:
     """Mend every page of the finished site that needs it."""
     if error is not None or app.builder.format != "html":
@@ -151,5 +181,7 @@ def mend_pages(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Register transforms and events."""
     app.add_transform(Twins)
+    app.connect("doctree-resolved", mark_formulas)
+    app.connect("doctree-resolved", mark_wide)
     app.connect("html-page-context", describe)
     app.connect("build-finished", mend_pages)
