@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn import functional as F
 
-Params = dict[str, Tensor]
+from normdyn.studies.stacks import Device, Params, along, gradients, leaves, move, orders, require, unfold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,8 @@ class Setup:
     evaluations: int = 50
 
     def __post_init__(self):
-        for name in ("width", "layers", "batch", "epochs", "evaluations"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("scales", "decays", "seeds"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty: give one value or more")
+        numbers = ("width", "layers", "batch", "epochs", "evaluations")
+        require(self, filled=("scales", "decays", "seeds"), at_least_one=numbers)
         if not min(self.scales) > 0:
             raise ValueError(f"scales must be positive, got {self.scales}")
         if self.epochs % self.evaluations:
@@ -162,10 +158,13 @@ def run(
     setup: Setup,
     train: tuple[Float[Tensor, "n ..."], Float[Tensor, " n"]],
     test: tuple[Float[Tensor, "m ..."], Float[Tensor, " m"]],
+    *,
+    device: Device = "cpu",
 ) -> dict[str, Tensor]:
-    """Train all networks together, in the inputs' precision; labels are +-1.
+    """Train all networks together on a device, in the inputs' precision; labels are +-1.
 
     Returns:
+        On the processor:
         ``epochs``; with leading dimensions ``(records, scales, decays, seeds)``: ``outputs`` on the training set
         ``(..., n)`` by statistics of the whole set, ``train_loss`` (mean square), ``test_error`` (share), ``norms`` and
         ``folded``, Frobenius norms of the layers as stored and with their normalisation ``(..., layers)``, ``gain`` if
@@ -179,14 +178,13 @@ def run(
         raise ValueError(f"batch must not exceed the {len(X)} training samples, got {setup.batch}")
     if not torch.equal(y.abs(), torch.ones_like(y)):
         raise ValueError("labels must be +1 or -1")
-    params = initialize(setup, X.shape[1], X.dtype)
+    X, y, X_test, y_test = (t.to(device) for t in (X, y, X_test, y_test))
+    params = move(initialize(setup, X.shape[1], X.dtype), device)
     momenta = {name: torch.zeros_like(W) for name, W in params.items()}
     scales, decays, seeds = setup.shape
-    decay = torch.tensor(setup.decays, dtype=X.dtype).repeat_interleave(seeds).repeat(scales)
-    against = lambda W: decay.reshape(-1, *[1] * (W.ndim - 1)) * W
+    decay = torch.tensor(setup.decays, dtype=X.dtype).repeat_interleave(seeds).repeat(scales).to(device)
     evaluate = vmap(lambda p, x: output(p, x, setup, X), in_dims=(0, None))
-    orders = [torch.Generator().manual_seed(1000 * seed + 2) for seed in setup.seeds]
-    history = []
+    shuffles, history = orders(setup.seeds, len(X), scales * decays), []
 
     def record():
         (g, folded), (held, _) = evaluate(params, X), evaluate(params, X_test)
@@ -194,22 +192,21 @@ def run(
         seen = {"outputs": g, "folded": folded, "norms": torch.stack(norms, 1)}
         seen |= {"train_loss": (g - y).square().mean(1), "test_error": (held * y_test <= 0).double().mean(1)}
         seen |= {"gain": params["gain"].clone()} if setup.output_scale else {}
-        history.append({name: v.reshape(*setup.shape, *v.shape[1:]) for name, v in seen.items()})
+        history.append({name: unfold(v, setup.shape) for name, v in seen.items()})
 
     record()
     for epoch in range(1, setup.epochs + 1):
-        order = torch.stack([torch.randperm(len(X), generator=g) for g in orders]).repeat(scales * decays, 1)
-        for rows in order.split(setup.batch, 1):
+        for rows in next(shuffles).to(device).split(setup.batch, 1):
             if rows.shape[1] < setup.batch:
                 continue
-            leaves = {n: W.detach().requires_grad_() for n, W in params.items()}
-            slopes = torch.autograd.grad(losses(leaves, X[rows], y[rows], setup).sum(), list(leaves.values()))
-            for (n, W), g in zip(params.items(), slopes, strict=True):
-                momenta[n].mul_(setup.momentum).add_(g).add_(against(W))
+            graph = leaves(params)
+            slopes = gradients(losses(graph, X[rows], y[rows], setup), graph)
+            for n, W in params.items():
+                momenta[n].mul_(setup.momentum).add_(slopes[n]).add_(along(decay, W) * W)
                 W.sub_(momenta[n], alpha=setup.learning_rate)
         if epoch % (setup.epochs // setup.evaluations) == 0:
             record()
-    final = {name: W.reshape(*setup.shape, *W.shape[1:]) for name, W in params.items() if name != "gain"}
+    final = {name: unfold(W, setup.shape) for name, W in params.items() if name != "gain"}
     epochs = torch.linspace(0, setup.epochs, setup.evaluations + 1, dtype=torch.float64)
     return {k: torch.stack([h[k] for h in history]) for k in history[0]} | final | {"epochs": epochs}
 

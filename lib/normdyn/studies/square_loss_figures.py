@@ -7,6 +7,7 @@ narrow and the images few (512); epochs, batch, momentum, decay, initial norms a
 
 import dataclasses
 import hashlib
+import sys
 import time
 
 import torch
@@ -17,8 +18,9 @@ from tqdm import tqdm
 from normdyn import data, results
 from normdyn.studies import square_loss
 from normdyn.studies.square_loss import Setup, equilibrium_ratio, norm_products, two_classes
+from normdyn.studies.stacks import Device, in_words
 
-SOURCES = ("normdyn.studies.square_loss_figures", "normdyn.studies.square_loss")
+SOURCES = ("normdyn.studies.square_loss_figures", "normdyn.studies.square_loss", "normdyn.studies.stacks")
 CLASSES = ("airplane", "automobile")
 LEVELS = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
@@ -59,23 +61,25 @@ def pairs(samples: int) -> tuple[tuple, tuple, dict[str, str]]:
     return train, tuple(torch.cat(pair) for pair in zip(test, rest, strict=True)), digests
 
 
-def store(name: str = "square-loss-figures", *, samples: int = 512, folder=None, **changes) -> None:
-    """Run all experiments and store their curves: ``NORMDYN_DATA=... python -m`` this module."""
+def store(
+    name: str = "square-loss-figures", *, samples: int = 512, device: Device = "cpu", folder=None, **changes
+) -> None:
+    """Run all experiments and store their curves: ``NORMDYN_DATA=... python -m`` this module, and the device."""
     clock, key = time.perf_counter(), results.code_key(SOURCES)
     train, test, digests = pairs(samples)
     plans, stored = experiments(**changes), {}
     for title, setup in tqdm(plans.items()):
         shaped = (lambda x: x) if setup.convolutional else (lambda x: x.flatten(1))
-        result = square_loss.run(setup, (shaped(train[0]), train[1]), (shaped(test[0]), test[1]))
+        result = square_loss.run(setup, (shaped(train[0]), train[1]), (shaped(test[0]), test[1]), device=device)
         stored |= {f"{title}__{quantity}": value for quantity, value in summary(result, train[1]).items()}
     files = "".join(f"{file} {digest}\n" for file, digest in sorted(digests.items()))
     results.save(
         stored, name, setup={title: dataclasses.asdict(plan) | {"samples": samples} for title, plan in plans.items()},
-        seeds=list(Setup.seeds), seconds=time.perf_counter() - clock, device="cpu, one thread",
+        seeds=list(Setup.seeds), seconds=time.perf_counter() - clock, device=in_words(device),
         data_sha256=hashlib.sha256(files.encode()).hexdigest(), sources=SOURCES, key=key, folder=folder,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    store()
+    store(device=next(iter(sys.argv[1:]), "cpu"))
