@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from normdyn import robustness
 from normdyn.normalizers import batch_norm, normalized_mlp
+from normdyn.studies.stacks import Device, Params, along, gradients, leaves, move, require
 
-Params = dict[str, Tensor]
 Condition = Callable[[Float[Tensor, "k n"], Float[Tensor, " k"]], Bool[Tensor, " k"]]
 LOSSES = {
     "logistic": lambda margin: F.softplus(-margin),
@@ -65,9 +65,7 @@ class Setup:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("draws", "samples", "inputs", "width", "teacher", "steps"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        require(self, at_least_one=("draws", "samples", "inputs", "width", "teacher", "steps", "batch"))
         if self.layers < 2:
             raise ValueError(
                 f"layers must be 2 or more, got {self.layers}: without a hidden layer nothing is normalised"
@@ -142,58 +140,59 @@ def train(
     until: Mapping[str, Condition] | None = None,
     frozen: tuple[str, ...] = (),
     record: Callable[[Params], Tensor] | None = None,
+    device: Device = "cpu",
 ) -> dict:
-    """Train the stack in the precision of its parameters.
+    """Train the stack on a device, in the precision of its parameters.
 
     Args:
         params: Where to start; :func:`initialize` if None.
         until: By name, conditions on margins and losses over the whole training set. Each network is copied when a
             condition first holds for it.
         frozen: Names of tensors that are not trained.
-        record: A number for each network, kept at each step as ``recorded``.
+        record: A number for each network from its parameters on the device, kept at each step as ``recorded``.
 
     Returns:
-        ``loss``, ``accuracy``: ``(steps + 1, k)``; ``end``: the final parameters; and for each condition its copies
-        (the final parameters where it never held) and, under ``reached``, the steps at which it held (-1: never).
+        On the processor: ``loss``, ``accuracy``: ``(steps + 1, k)``; ``end``: the final parameters; and for each
+        condition its copies (the final parameters where it never held) and, under ``reached``, the steps at which it
+        held (-1: never).
     """
-    params = initialize(setup, X.dtype) if params is None else params
-    stack = lambda t: t.repeat(len(setup.scales), *[1] * (t.ndim - 1)).to(params["W1"].dtype)
+    params = move(initialize(setup, X.dtype) if params is None else params, device)
+    stack = lambda t: t.repeat(len(setup.scales), *[1] * (t.ndim - 1)).to(device, params["W1"].dtype)
     X, y, k = stack(X), stack(y), setup.networks
     rates = torch.tensor(setup.learning_rates, dtype=X.dtype).repeat_interleave(k // len(setup.learning_rates))
-    loss, until = LOSSES[setup.loss], until or {}
+    rates, loss, until = rates.to(device), LOSSES[setup.loss], until or {}
     batches = torch.Generator().manual_seed(1000 * setup.seed + 3)
-    kept, reached = {}, {name: torch.full((k,), -1) for name in until}
+    kept = dict.fromkeys(until, params)
+    reached = {name: torch.full((k,), -1, device=device) for name in until}
     history = {"loss": [], "accuracy": []} | ({"recorded": []} if record else {})
     for step in range(setup.steps + 1):
-        leaves = {n: p.detach().requires_grad_(n not in frozen) for n, p in params.items()}
-        margins = outputs(leaves, X, setup) * y
+        graph = leaves(params, frozen)
+        margins = outputs(graph, X, setup) * y
         losses = loss(margins).mean(1)
         history["loss"].append(losses.detach()), history["accuracy"].append((margins > 0).double().mean(1))
         if record:
             history["recorded"].append(record(params))
         for name, holds in until.items():
             now = holds(margins.detach(), losses.detach()) & (reached[name] < 0)
-            kept.setdefault(name, {n: p.clone() for n, p in params.items()})
-            for n, p in params.items():
-                kept[name][n][now] = p[now]
-            reached[name][now] = step
+            kept[name] = _where(now, params, kept[name])
+            reached[name] = reached[name].where(~now, step)
         if step == setup.steps:
             break
         if setup.batch:
-            rows = torch.randint(setup.samples, (setup.draws, setup.batch), generator=batches).repeat(
-                len(setup.scales), 1
-            )
+            rows = torch.randint(setup.samples, (setup.draws, setup.batch), generator=batches)
+            rows = rows.repeat(len(setup.scales), 1).to(device)
             few = X.gather(1, rows[..., None].expand(-1, -1, X.shape[2]))
-            losses = loss(outputs(leaves, few, setup) * y.gather(1, rows)).mean(1)
-        moving = [n for n in leaves if n not in frozen]
-        slopes = dict(zip(moving, torch.autograd.grad(losses.sum(), [leaves[n] for n in moving]), strict=True))
-        params = {
-            n: p - rates.reshape(-1, *[1] * (p.ndim - 1)) * slopes[n] if n in slopes else p for n, p in params.items()
-        }
-    for name, copies in kept.items():
-        for n, p in params.items():
-            copies[n][reached[name] < 0] = p[reached[name] < 0]
-    return {n: torch.stack(v) for n, v in history.items()} | kept | {"end": params, "reached": reached}
+            losses = loss(outputs(graph, few, setup) * y.gather(1, rows)).mean(1)
+        slopes = gradients(losses, graph)
+        params = {n: p - along(rates, p) * slopes[n] if n in slopes else p for n, p in params.items()}
+    kept = {name: move(_where(reached[name] < 0, params, copies), "cpu") for name, copies in kept.items()}
+    history = {n: torch.stack(v).cpu() for n, v in history.items()}
+    return history | kept | {"end": move(params, "cpu"), "reached": move(reached, "cpu")}
+
+
+def _where(networks: Bool[Tensor, " k"], these: Params, those: Params) -> Params:
+    """The first parameters for the marked networks, the second ones for the others."""
+    return {name: p.where(along(networks, p), those[name]) for name, p in these.items()}
 
 
 def first_below(

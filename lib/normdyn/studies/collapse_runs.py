@@ -11,6 +11,7 @@ layer inside that span only, and Gaussian starts have no preferred axes, so noth
 
 import dataclasses
 import hashlib
+import sys
 import time
 
 import torch
@@ -20,8 +21,9 @@ from torch.nn import functional as F
 
 from normdyn import collapse, data, results
 from normdyn.networks import layered_weights
+from normdyn.studies.stacks import Device, in_words, orders, require, unfold
 
-SOURCES = ("normdyn.studies.collapse_runs", "normdyn.collapse")
+SOURCES = ("normdyn.studies.collapse_runs", "normdyn.studies.stacks", "normdyn.collapse")
 LOSSES = ("square", "cross-entropy")
 NAME = "neural-collapse-images"
 
@@ -56,16 +58,11 @@ class Setup:
     per_decade: int = 4
 
     def __post_init__(self):
-        for name in ("losses", "decays", "seeds", "widths"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty: give one value or more")
+        numbers = ("steps", "first", "per_decade", "batch")
+        require(self, filled=("losses", "decays", "seeds", "widths"), at_least_one=numbers)
         for loss in self.losses:
             if loss not in LOSSES:
                 raise ValueError(f"losses has {loss!r}, choose among {', '.join(LOSSES)}")
-        for name in ("steps", "first", "per_decade", "batch"):
-            value = getattr(self, name)
-            if value is not None and not value >= 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
         if not min(self.widths) >= 1:
             raise ValueError(f"widths must be 1 or more, got {self.widths}")
         if not self.learning_rate > 0 or not self.epsilon > 0:
@@ -160,29 +157,28 @@ def run(
     y: Int[Tensor, " n"],
     *,
     test: tuple[Float[Tensor, "m d"], Int[Tensor, " m"]] | None = None,
+    device: Device = "cpu",
 ) -> dict[str, Tensor]:
-    """Train all networks together, in the inputs' precision.
+    """Train all networks together on a device, in the inputs' precision.
 
     Returns:
-        ``steps``, and with leading dimensions ``(records, losses, decays, seeds)`` all that :func:`measure` gives;
-        ``features`` of the training set at the end, ``(losses, decays, seeds, n, d)``, and the final layers ``W1`` on.
+        On the processor: ``steps``, and with leading dimensions ``(records, losses, decays, seeds)`` all that
+        :func:`measure` gives; ``features`` of the training set at the end, ``(losses, decays, seeds, n, d)``, and the
+        final layers ``W1`` on.
 
     Raises:
         ValueError: Labels do not fit, a class has no sample, or the batch exceeds the samples; or a run diverges.
     """
-    if y.shape != X.shape[:1]:
-        raise ValueError(f"y has shape {tuple(y.shape)} for {len(X)} samples: give one label a sample")
     if setup.batch is not None and setup.batch > len(X):
         raise ValueError(f"batch must not exceed the {len(X)} samples, got {setup.batch}")
-    if y.min() < 0 or (counts := y.bincount()).min() == 0 or len(counts) < 2:
-        raise ValueError(f"y must hold all labels from 0 to at least 1, got {y.unique().tolist()}")
     losses, decays, seeds = setup.shape
-    layers = [W.requires_grad_() for W in initialize(setup, X.shape[1], len(counts), X.dtype)]
-    decay = torch.tensor(setup.decays, dtype=X.dtype).repeat_interleave(seeds).repeat(losses)[:, None, None]
+    layers = [W.to(device).requires_grad_() for W in initialize(setup, X.shape[1], count_classes(X, y), X.dtype)]
+    X, y, test = X.to(device), y.to(device), None if test is None else tuple(part.to(device) for part in test)
+    decay = torch.tensor(setup.decays, dtype=X.dtype).repeat_interleave(seeds).repeat(losses)[:, None, None].to(device)
     speed, history, batches = [torch.zeros_like(W) for W in layers], [], _batches(setup, len(X))
     for step in range(1, setup.steps + 1):
         rows = next(batches)
-        inputs, labels = (X, y) if rows is None else (X[rows], y[rows])
+        inputs, labels = (X, y) if rows is None else (X[rows.to(device)], y[rows.to(device)])
         total = mean_losses(last_features(layers, inputs, setup) @ layers[-1].mT, labels, setup).sum()
         slopes = torch.autograd.grad(total, layers)
         with torch.no_grad():
@@ -193,22 +189,30 @@ def run(
             if not total.isfinite():
                 raise ValueError(f"a run diverges before step {step}: learning_rate={setup.learning_rate} is too large")
             history.append(measure(layers, X, y, setup, test))
-    unfold = lambda values: values.detach().reshape(*setup.shape, *values.shape[1:])
-    final = {f"W{l}": unfold(W) for l, W in enumerate(layers, 1)} | {
-        "features": unfold(last_features(layers, X, setup))
-    }
-    path = {name: torch.stack([unfold(h[name]) for h in history]) for name in history[0]}
+    final = {f"W{l}": W for l, W in enumerate(layers, 1)} | {"features": last_features(layers, X, setup)}
+    path = {name: torch.stack([unfold(h[name], setup.shape) for h in history]) for name in history[0]}
+    final = {name: unfold(values, setup.shape) for name, values in final.items()}
     return path | final | {"steps": torch.tensor(setup.records)}
+
+
+def count_classes(X: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> int:
+    """Number of classes, each with at least one sample.
+
+    Raises:
+        ValueError: Labels do not fit the samples, or a class has no sample.
+    """
+    if y.shape != X.shape[:1]:
+        raise ValueError(f"y has shape {tuple(y.shape)} for {len(X)} samples: give one label a sample")
+    if y.min() < 0 or (counts := y.bincount()).min() == 0 or len(counts) < 2:
+        raise ValueError(f"y must hold all labels from 0 to at least 1, got {y.unique().tolist()}")
+    return len(counts)
 
 
 def _batches(setup: Setup, samples: int):
     """Rows of the next batch of every network, ``(k, batch)``; None for all samples."""
-    orders = [torch.Generator().manual_seed(1000 * seed + 2) for seed in setup.seeds]
-    copies = len(setup.losses) * len(setup.decays)
     while setup.batch is None:
         yield None
-    while True:
-        order = torch.stack([torch.randperm(samples, generator=g) for g in orders]).repeat(copies, 1)
+    for order in orders(setup.seeds, samples, len(setup.losses) * len(setup.decays)):
         yield from (rows for rows in order.split(setup.batch, 1) if rows.shape[1] == setup.batch)
 
 
@@ -253,8 +257,12 @@ def speeds(*, rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1), **changes) ->
     return {f"rate_{k}{'_bn' * bn}": make(k, bn) for bn in (False, True) for k in range(len(rates))}
 
 
-def store(name: str = NAME, *, folder=None, parts=None, each: int = 100, samples=None, rates=None, **changes) -> None:
+def store(
+    name: str = NAME, *, device: Device = "cpu", folder=None, parts=None, each=100, samples=None, rates=None, **changes
+) -> None:
     """Run everything on CIFAR-10 in float32 and store the curves: ``NORMDYN_DATA=... python -m`` this module.
+
+    The device may be named behind the module.
 
     Args:
         parts: Folder that keeps each stack as soon as it is done; stacks found there, by the same code, are not run.
@@ -277,11 +285,12 @@ def store(name: str = NAME, *, folder=None, parts=None, each: int = 100, samples
             values, origin = results.load(file, "paper", folder=parts)
         if origin is None or origin.code_key != key:
             clock = time.perf_counter()
-            values = {k: v for k, v in run(setup, X, y, test=held).items() if k != "features" and k[0] != "W"}
+            values = run(setup, X, y, test=held, device=device).items()
+            values = {k: v for k, v in values if k != "features" and k[0] != "W"}
             values = {k: v.float() if v.is_floating_point() else v for k, v in values.items()}
             seconds = time.perf_counter() - clock
             about = {"setup": dataclasses.asdict(setup), "seeds": list(setup.seeds), "seconds": seconds}
-            about |= {"device": "cpu, one thread", "data_sha256": digest, "sources": SOURCES, "key": key}
+            about |= {"device": in_words(device), "data_sha256": digest, "sources": SOURCES, "key": key}
             if parts is not None:
                 results.save(values, file, **about, folder=parts)
         else:
@@ -292,7 +301,7 @@ def store(name: str = NAME, *, folder=None, parts=None, each: int = 100, samples
     setups = {title: dataclasses.asdict(job[0]) | {"samples": len(job[1])} for title, job in jobs.items()}
     results.save(
         stored, name, setup=setups, seeds=sorted({s for job in jobs.values() for s in job[0].seeds}), seconds=total,
-        device="cpu, one thread", data_sha256=digest, sources=SOURCES, key=key, folder=folder,
+        device=in_words(device), data_sha256=digest, sources=SOURCES, key=key, folder=folder,
     )  # fmt: skip
 
 
@@ -314,4 +323,4 @@ def _speed_data(full: dict[str, data.Dataset], each: int) -> tuple[tuple, tuple]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    store(parts="build/collapse-runs")
+    store(parts="build/collapse-runs", device=next(iter(sys.argv[1:]), "cpu"))

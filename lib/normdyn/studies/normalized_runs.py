@@ -20,8 +20,8 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from normdyn.normalizers import batch_norm, layer_norm
+from normdyn.studies.stacks import Device, Params, along, gradients, leaves, move, orders, require, unfold
 
-Params = dict[str, Tensor]
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "identity": lambda z: z}
 LOSSES = {"square": lambda f, y: (f - y).square() / 2, "logistic": lambda f, y: F.softplus(-y * f)}
 NORMALIZERS = {"none": lambda z, epsilon: z, "batch": lambda z, epsilon: batch_norm(z, epsilon=epsilon),
@@ -65,14 +65,9 @@ class Setup:
     batch: int | None = None
 
     def __post_init__(self):
-        for name in ("width", "steps"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        require(self, filled=("scales", "learning_rates", "seeds"), at_least_one=("width", "steps"))
         if self.hidden < 0 or self.epsilon < 0:
             raise ValueError(f"hidden and epsilon must not be negative, got {self.hidden} and {self.epsilon}")
-        for name in ("scales", "learning_rates", "seeds"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty: give one value or more")
         if not min(*self.scales, *self.learning_rates, 1) > 0:
             raise ValueError(f"scales and learning_rates must be positive, got {self.scales}, {self.learning_rates}")
         for name, table in (("normalizer", NORMALIZERS), ("activation", ACTIVATIONS), ("loss", LOSSES)):
@@ -133,8 +128,9 @@ def run(
     *,
     start: Params | None = None,
     keep: Sequence[str] = (),
+    device: Device = "cpu",
 ) -> dict[str, Tensor]:
-    """Train all networks together, in the inputs' precision.
+    """Train all networks together on a device, in the inputs' precision.
 
     Args:
         X, y: One set for all seeds, or with a leading dimension one for each seed.
@@ -142,10 +138,10 @@ def run(
         keep: Names of parameters whose whole path is returned under ``path_<name>``.
 
     Returns:
-        With leading dimensions ``(steps + 1, scales, rates, seeds)``: ``loss`` and ``slope`` (norm of the gradient over
-        all parameters) on all samples, ``norms`` and ``slopes`` (Frobenius, of weights and of the gradients that moved
-        them, ``(..., layers)``; the last slope is that of all samples). Final parameters by their names,
-        ``(scales, rates, seeds, ...)``. Runs that diverge hold infinities or nan.
+        On the processor, with leading dimensions ``(steps + 1, scales, rates, seeds)``: ``loss`` and ``slope`` (norm of
+        the gradient over all parameters) on all samples, ``norms`` and ``slopes`` (Frobenius, of weights and of the
+        gradients that moved them, ``(..., layers)``; the last slope is that of all samples). Final parameters by their
+        names, ``(scales, rates, seeds, ...)``. Runs that diverge hold infinities or nan.
 
     Raises:
         ValueError: The batch is larger than the data, the sets do not match the seeds, or ``keep`` has unknown names.
@@ -161,36 +157,32 @@ def run(
     spread = lambda t, ndim: (t if t.ndim == ndim else t.expand(seeds, *t.shape)).repeat(
         len(params["W1"]) // seeds, *[1] * (ndim - 1)
     )
-    X, y = spread(X, 3), spread(y, 2)
+    X, y, params = spread(X, 3).to(device), spread(y, 2).to(device), move(params, device)
     rates = torch.tensor(setup.learning_rates, dtype=X.dtype).repeat_interleave(seeds).repeat(len(setup.scales))
+    rates, shuffles, history = rates.to(device), orders(setup.seeds, n, len(X) // seeds, salt=3), []
     stacked = vmap(lambda p, x, t: mean_loss(p, x, t, setup))
-    batches, history = [torch.Generator().manual_seed(1000 * seed + 3) for seed in setup.seeds], []
     for step in range(setup.steps + 1):
         losses, slopes = _slopes(stacked, params, X, y)
         seen = {"loss": losses, "slope": sum(g.reshape(len(X), -1).square().sum(1) for g in slopes.values()).sqrt()}
         if setup.batch and step < setup.steps:
-            order = torch.stack([torch.randperm(n, generator=g)[: setup.batch] for g in batches]).repeat(
-                len(X) // seeds, 1
-            )
-            few = X.gather(1, order[..., None].expand(-1, -1, X.shape[2]))
-            slopes = _slopes(stacked, params, few, y.gather(1, order))[1]
+            rows = next(shuffles)[:, : setup.batch].to(device)
+            few = X.gather(1, rows[..., None].expand(-1, -1, X.shape[2]))
+            slopes = _slopes(stacked, params, few, y.gather(1, rows))[1]
         layers = [name for name in params if name.startswith("W")]
         seen |= {"norms": torch.stack([params[n].flatten(1).norm(dim=1) for n in layers], 1)}
         seen |= {"slopes": torch.stack([slopes[n].flatten(1).norm(dim=1) for n in layers], 1)}
         history.append(seen | {f"path_{name}": params[name] for name in keep})
         if step < setup.steps:
-            params = {m: p - rates.reshape(-1, *[1] * (p.ndim - 1)) * slopes[m] for m, p in params.items()}
-    unfold = lambda t: t.reshape(*setup.shape, *t.shape[1:])
-    return {m: torch.stack([unfold(h[m]) for h in history]) for m in history[0]} | {
-        m: unfold(p) for m, p in params.items()
+            params = {m: p - along(rates, p) * slopes[m] for m, p in params.items()}
+    return {m: torch.stack([unfold(h[m], setup.shape) for h in history]) for m in history[0]} | {
+        m: unfold(p, setup.shape) for m, p in params.items()
     }
 
 
 def _slopes(stacked, params: Params, X: Tensor, y: Tensor) -> tuple[Tensor, Params]:
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-    losses = stacked(leaves, X, y)
-    slopes = torch.autograd.grad(losses.sum(), list(leaves.values()))
-    return losses.detach(), dict(zip(leaves, slopes, strict=True))
+    graph = leaves(params)
+    losses = stacked(graph, X, y)
+    return losses.detach(), gradients(losses, graph)
 
 
 def hessians(
