@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
-from normdyn.studies import classifiers, collapse_runs, normalized_runs, square_loss, stacks
+from normdyn.studies import classifiers, collapse_runs, generalization, normalized_runs, square_loss, stacks
 from other_device import NAME, OtherDevice
 
 f64 = torch.float64
@@ -84,8 +84,16 @@ def train_collapse_runs(device):
     return result
 
 
-MODULES = (square_loss, normalized_runs, classifiers)
-STUDIES = (train_square_loss, train_normalized_runs, train_classifiers, train_collapse_runs)
+def train_generalization(device):
+    images, labels = torch.randn(12, 2, 4, 4, dtype=f64), torch.arange(12) % 3
+    setup = generalization.Setup(
+        channels=3, depth=2, classes=3, batch=4, epochs=4, evaluations=2, draws=2, every=1, perturbation=0.1
+    )
+    return generalization.run(setup, (images[:8], labels[:8]), (images[8:], labels[8:]), device=device)
+
+
+MODULES = (square_loss, normalized_runs, classifiers, generalization)
+STUDIES = (train_square_loss, train_normalized_runs, train_classifiers, train_generalization, train_collapse_runs)
 
 
 @pytest.fixture(autouse=True)

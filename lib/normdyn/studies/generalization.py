@@ -13,6 +13,7 @@ same for all layers (paper D, eq. 43), and zero below a normalisation.
 
 import dataclasses
 import hashlib
+import sys
 import time
 
 import torch
@@ -23,11 +24,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from normdyn import data, results
+from normdyn.studies.stacks import Device, Params, along, in_words, move, require
 
-SOURCES = ["normdyn.studies.generalization"]
+SOURCES = ["normdyn.studies.generalization", "normdyn.studies.stacks"]
 PAPER = {"depth": 5, "draws": 2, "epochs": 70, "evaluations": 7}
 SIZES, WIDTHS, IMAGES = (500, 2000, 8000), (4, 8, 16, 32, 64), 2000
-Params = dict[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +70,8 @@ class Setup:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("channels", "depth", "classes", "batch", "epochs", "draws", "every", "evaluations"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        numbers = ("channels", "depth", "classes", "batch", "epochs", "draws", "every", "evaluations")
+        require(self, at_least_one=numbers)
         if self.epochs % self.evaluations:
             raise ValueError(f"evaluations must divide the {self.epochs} epochs, got {self.evaluations}")
         if self.biases and self.batch_norm:
@@ -123,26 +123,30 @@ def run(
     setup: Setup,
     train: tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]],
     test: tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]],
+    *,
+    device: Device = "cpu",
 ) -> dict[str, Tensor]:
-    """Train all draws in the images' precision; evaluate at the start and then as often as the setup says.
+    """Train all draws on a device, in the images' precision; evaluate at the start and as often as the setup says.
 
     Returns:
-        ``train_loss``, ``train_error``, ``test_loss``, ``test_error``: ``(evaluations + 1, draws)``, cross-entropy and
-        shares; ``calibrated``: the test loss at the best common temperature; ``squared_norms``, ``flow``,
-        ``finite_step``: ``(evaluations + 1, draws, layers)``, the last two as sums since the start; ``steps``;
-        ``normalized_loss``: the final training loss with every layer divided by its Frobenius norm, ``(draws,)``.
+        On the processor: ``train_loss``, ``train_error``, ``test_loss``, ``test_error``: ``(evaluations + 1, draws)``,
+        cross-entropy and shares; ``calibrated``: the test loss at the best common temperature; ``squared_norms``,
+        ``flow``, ``finite_step``: ``(evaluations + 1, draws, layers)``, the last two as sums since the start;
+        ``steps``; ``normalized_loss``: the final training loss with every layer divided by its Frobenius norm,
+        ``(draws,)``.
     """
     (X, Y), (X_test, Y_test) = train, test
     if len(X) < setup.batch:
         raise ValueError(f"batch must not exceed the {len(X)} training images, got {setup.batch}")
-    params = initialize(setup, X.shape[1], X.dtype)
+    X, Y, X_test, Y_test = (part.to(device) for part in (X, Y, X_test, Y_test))
+    params = move(initialize(setup, X.shape[1], X.dtype), device)
     names = [name for name in params if name.startswith("W")]
     orders = [torch.Generator().manual_seed(1000 * (setup.seed + 1) + k) for k in range(setup.draws)]
     noise = torch.Generator().manual_seed(setup.seed + 77)
     gradient = vmap(grad(lambda p, x, y: F.cross_entropy(logits(p, x, setup), y)))
     evaluate = vmap(lambda p, x: logits(p, x, setup, X), in_dims=(0, None))
     squares = lambda tensors: torch.stack([tensors[n].flatten(1).square().sum(1) for n in names], 1)
-    flow = torch.zeros(setup.draws, len(names), dtype=X.dtype)
+    flow = torch.zeros(setup.draws, len(names), dtype=X.dtype, device=device)
     finite, steps, history = flow.clone(), 0, []
 
     def record():
@@ -161,7 +165,7 @@ def run(
     record()
     for epoch in range(1, setup.epochs + 1):
         order = torch.stack([torch.randperm(len(X), generator=g) for g in orders])
-        for rows in order.split(setup.batch, 1):
+        for rows in order.to(device).split(setup.batch, 1):
             if rows.shape[1] < setup.batch:
                 continue  # a short batch would be another loss
             g = gradient(params, X[rows], Y[rows])
@@ -174,17 +178,18 @@ def run(
             params = perturbed(params, setup.perturbation, noise)
         if epoch % (setup.epochs // setup.evaluations) == 0:
             record()
-    unit = {n: p / p.flatten(1).norm(dim=1).reshape(-1, *[1] * (p.ndim - 1)) for n, p in params.items()}
+    unit = {n: p / along(p.flatten(1).norm(dim=1), p) for n, p in params.items()}
     normalized = torch.stack([F.cross_entropy(f, Y) for f in evaluate(unit, X)])
-    return {k: torch.stack([h[k] for h in history]) for k in history[0]} | {"normalized_loss": normalized}
+    path = {k: torch.stack([h[k] for h in history]) for k in history[0]}
+    return move(path | {"normalized_loss": normalized}, "cpu")
 
 
 def perturbed(params: Params, size: float, generator: torch.Generator) -> Params:
     """Every weight plus Gaussian noise of ``size`` times the root mean square of its layer and draw."""
     moved = {}
     for name, W in params.items():
-        scale = W.flatten(1).square().mean(1).sqrt().reshape(-1, *[1] * (W.ndim - 1))
-        moved[name] = W + size * scale * torch.randn(W.shape, generator=generator, dtype=W.dtype)
+        noise = torch.randn(W.shape, generator=generator, dtype=W.dtype).to(W.device)
+        moved[name] = W + size * along(W.flatten(1).square().mean(1).sqrt(), W) * noise
     return moved
 
 
@@ -192,7 +197,7 @@ def calibrated_loss(
     outputs: Float[Tensor, "d n k"], labels: Int[Tensor, " n"], points: int = 61
 ) -> Float[Tensor, " d"]:
     """Least cross-entropy over common temperatures: the loss of the direction of the outputs, without their scale."""
-    scales = torch.logspace(-3, 2, points, dtype=outputs.dtype)
+    scales = torch.logspace(-3, 2, points, dtype=outputs.dtype, device=outputs.device)
     losses = [torch.stack([F.cross_entropy(s * f, labels) for s in scales]).min() for f in outputs]
     return torch.stack(losses)
 
@@ -215,24 +220,29 @@ def experiments(
     return plans | {"without_normalisation": (plain, images, 0.0)}
 
 
-def store(name: str = "deep-experiments", *, test_images: int = 4000, folder=None, **options) -> None:
-    """Run all experiments on CIFAR-10 and store their curves: ``NORMDYN_DATA=... python -m`` this module."""
+def store(
+    name: str = "deep-experiments", *, test_images: int = 4000, device: Device = "cpu", folder=None, **options
+) -> None:
+    """Run all experiments on CIFAR-10 and store their curves: ``NORMDYN_DATA=... python -m`` this module.
+
+    The device may be named behind the module.
+    """
     clock, key = time.perf_counter(), results.code_key(SOURCES)
     pool, held = (data.cifar10(split, dtype=torch.float32) for split in ("train", "test"))
     test = held.inputs[:test_images], held.labels[:test_images]
     plans, stored = experiments(**options), {}
     for title, (setup, count, noise) in tqdm(plans.items()):
         train = pool.inputs[:count], with_noise(pool.labels[:count], noise, setup.seed)
-        stored |= {f"{title}__{quantity}": value for quantity, value in run(setup, train, test).items()}
+        stored |= {f"{title}__{quantity}": value for quantity, value in run(setup, train, test, device=device).items()}
     digests = {file: digest for part in (pool, held) for file, digest in part.provenance["files"].items()}
     files = "".join(f"{file} {digest}\n" for file, digest in sorted(digests.items()))
     results.save(
         stored, name, setup={title: dataclasses.asdict(plan[0]) | {"images": plan[1]} for title, plan in plans.items()},
-        seeds=0, seconds=time.perf_counter() - clock, device="cpu, one thread",
+        seeds=0, seconds=time.perf_counter() - clock, device=in_words(device),
         data_sha256=hashlib.sha256(files.encode()).hexdigest(), sources=SOURCES, key=key, folder=folder,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    store()
+    store(device=next(iter(sys.argv[1:]), "cpu"))
