@@ -52,8 +52,8 @@ pdf: book ## the whole book as one PDF, build/quick/book.pdf
 lighthouse: environment ## Lighthouse scores of three built pages, 95 or more (needs npm, which fetches it, and Chromium)
 	@$(VENV) -m normdyn.book.lighthouse $(call quoted,build/$(PROFILE)/html)
 
-verdicts: book ## record verdicts and seconds of this build in data (DEVICE=cuda: beside those of the processor)
-	@$(BUILD) verdicts $(OPTIONS)
+verdicts: environment ## make the book, record its verdicts and seconds in data (DEVICE=cuda: beside those of the processor)
+	@$(BUILD) verdicts --build $(OPTIONS)
 
 bench: environment ## speed, as ratios against the plain way
 	@for file in benchmarks/bench_*.py; do OMP_NUM_THREADS=1 $(VENV) -m "benchmarks.$$(basename "$$file" .py)"; done

@@ -1,12 +1,14 @@
 """Devices: what is stored of a GPU stands beside what is stored of the processor, is compared with it, and is shown."""
 
+import contextlib
+import io
 import json
 from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from normdyn.book import build, device_comparison, devices, execute, verdicts
+from normdyn.book import build, device_comparison, devices, execute, failures, parameters, verdicts
 from normdyn.book.__main__ import main
 from normdyn.book.pages import BookError
 from normdyn.book.parameters import Parameters
@@ -118,6 +120,159 @@ def test_a_run_for_a_gpu_is_stored_beside_the_other_and_changes_nothing_of_it(bo
     assert last["device"].startswith("cuda") and last["pages"][ONE]["device_memory"] == 0
 
 
+# ------------------------------------------------------------------------------------------------- chapters that fail
+
+DISPLAY = "from IPython.display import display"
+EVIDENCE = '{"claim": "Z-two", "kind": "check", "value": 0.0, "bound": 0.5, "control": 100.0, "reason": "counting"}'
+SECOND = f'display({{"text/plain": ""}}, raw=True, metadata={{"normdyn": {{"evidence": [{EVIDENCE}]}}}})'
+ON_GPU = "if device == 'cuda':\n    raise RuntimeError('the pump is dry\\nand so is the well')"
+
+
+@contextlib.contextmanager
+def without_engine():
+    """Chapters are executed in this process, no site is built, and every device seems to be there."""
+
+    def run_here(layout, parameters, waiting):
+        for page in waiting:
+            with contextlib.suppress(execute.ChapterFailed):
+                execute.execute(layout, page, parameters)
+        return failures.read(layout, waiting)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "run_chapters", run_here)
+        patch.setattr(build, "make_site", lambda layout, **options: True)
+        patch.setattr(parameters, "resolve_device", lambda device, installed: device)
+        yield patch
+
+
+def make_verdicts(book, device):
+    return main(["verdicts", "--build", "--device", device, "--root", str(book.root)])
+
+
+def fail_on_gpu(book, name):
+    book.edit(f"chapters/part/{name}.md", DISPLAY, f"{DISPLAY}\n\n{ON_GPU}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A book whose two pages decide a claim each, recorded on the processor and then on a GPU."""
+    book = tiny_book(tmp_path_factory.mktemp("whole") / "book")
+    book.edit("chapters/part/two.md", "print(twice(), stored)", f"{DISPLAY}\n\n{SECOND}")
+    with without_engine():
+        assert make_verdicts(book, "cpu") == make_verdicts(book, "cuda") == 0
+    return book
+
+
+@pytest.fixture
+def recorded(whole, tmp_path):
+    with without_engine():
+        yield whole.copy(tmp_path / "recorded")
+
+
+@pytest.fixture(scope="module")
+def half(whole, tmp_path_factory):
+    """The same, but page two then failed on the GPU; what was said, and the exit status."""
+    book = whole.copy(tmp_path_factory.mktemp("half") / "book")
+    fail_on_gpu(book, "two")
+    out, err = io.StringIO(), io.StringIO()
+    with without_engine(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = make_verdicts(book, "cuda")
+    return book, status, out.getvalue(), err.getvalue()
+
+
+def data(book):
+    return {str(path.relative_to(book.root)): path.read_bytes() for path in book.root.glob("data/*/*")}
+
+
+def of_gpu(book, folder):
+    return json.loads((book.root / f"data/{folder}/quick-cuda.json").read_text())
+
+
+def test_chapters_that_all_run_are_recorded_without_a_word_of_failure(recorded, capsys):
+    assert list(of_gpu(recorded, "verdicts")) == ["Z-one", "Z-two"]
+    assert "failed" not in of_gpu(recorded, "costs")[-1]
+    assert main(["devices", "--root", str(recorded.root)]) == 0
+    assert capsys.readouterr().out == "quick: 4 of 4 stored numbers agree, CPU and GPU\n"
+    assert "failed" not in shown(Comparison, device_comparison.stage(recorded.root, [ONE, TWO], "quick"))
+
+
+def test_a_chapter_that_fails_on_a_gpu_takes_nothing_from_the_others(whole, half):
+    book, status, said, wrong = half
+    assert status == 1 and "recorded 1 verdicts in data/verdicts/quick-cuda.json\n" in said
+    assert said.endswith("  part/two failed, not recorded: Z-two\n")
+    assert "chapters/part/two.md failed in code cell" in wrong and "1 chapter failed; the finished ones" in wrong
+    assert list(of_gpu(book, "verdicts")) == ["Z-one"]
+    cost = of_gpu(book, "costs")[-1]
+    assert list(cost["pages"]) == [ONE] and cost["failed"] == {TWO: "RuntimeError: the pump is dry"}
+    changed = {name for name, content in data(book).items() if content != data(whole).get(name)}
+    assert changed == {"data/verdicts/quick-cuda.json", "data/costs/quick-cuda.json"}
+
+
+def test_the_comparison_says_which_claims_were_not_run_and_why(half, capsys):
+    book, *_ = half
+    assert main(["devices", "--root", str(book.root)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "part/two failed on the GPU: RuntimeError: the pump is dry",
+        "Z-two value: CPU 0, GPU -, allowed -: not run on the GPU: part/two failed",
+        "Z-two control: CPU 100, GPU -, allowed -: not run on the GPU: part/two failed",
+        "quick: 2 of 4 stored numbers agree, CPU and GPU",
+    ]
+    text = shown(Comparison, device_comparison.stage(book.root, [ONE, TWO], "quick"))
+    assert "part: two: <code>RuntimeError: the pump is dry</code>" in text
+    assert "<b>2 of 4</b> stored numbers agree" in text and "not run on the GPU: part/two failed" in text
+
+
+def test_a_mended_chapter_leaves_no_trace_of_its_failure(half, tmp_path):
+    book = half[0].copy(tmp_path / "mended")
+    book.edit("chapters/part/two.md", "if device == 'cuda':", "if False:")
+    with without_engine():
+        assert make_verdicts(book, "cuda") == 0
+    assert list(of_gpu(book, "verdicts")) == ["Z-one", "Z-two"] and "failed" not in of_gpu(book, "costs")[-1]
+
+
+def test_on_the_processor_a_failed_chapter_leaves_the_record_as_it_is(recorded, capsys):
+    before = data(recorded)
+    recorded.edit("chapters/part/two.md", SECOND, "raise RuntimeError('so is the well')")
+    assert make_verdicts(recorded, "cpu") == 1
+    assert "1 chapter failed" in capsys.readouterr().err and data(recorded) == before
+    assert main(["verdicts", "--device", "cpu", "--root", str(recorded.root)]) == 1
+    said = capsys.readouterr().err
+    assert said == "\nnothing is recorded: part/two failed, and on the processor all have to run\n"
+    assert data(recorded) == before
+
+
+def test_where_no_claim_is_decided_an_earlier_record_of_the_gpu_stays(recorded, capsys):
+    before = data(recorded)
+    fail_on_gpu(recorded, "one")
+    fail_on_gpu(recorded, "two")
+    assert make_verdicts(recorded, "cuda") == 1
+    said = capsys.readouterr().err
+    assert "2 chapters failed" in said
+    assert said.endswith("nothing is recorded: part/one, part/two failed, and no other decides a claim\n")
+    assert data(recorded) == before
+
+
+def test_where_only_the_site_fails_all_of_a_gpu_is_recorded(recorded, capsys):
+    def refuse(layout, **options):
+        raise build.BuildFailed("the site was not built")
+
+    for name in ("verdicts", "costs"):
+        (recorded.root / f"data/{name}/quick-cuda.json").unlink()
+    with without_engine() as patch:
+        patch.setattr(build, "make_site", refuse)
+        assert make_verdicts(recorded, "cuda") == 1
+    assert capsys.readouterr().err == "\nthe site was not built\n"
+    assert list(of_gpu(recorded, "verdicts")) == ["Z-one", "Z-two"]
+
+
+def test_nothing_is_recorded_of_a_build_whose_failures_cannot_be_read(recorded, capsys):
+    before = data(recorded)
+    for content in (b"", b"[]", b'{"part/two": 1}', b"\xff"):
+        (recorded.layout.build / "failures.json").write_bytes(content)
+        assert main(["verdicts", "--device", "cuda", "--root", str(recorded.root)]) == 1
+        assert "failures.json: cut or damaged" in capsys.readouterr().err and data(recorded) == before
+
+
 def test_on_the_processor_there_is_no_use_of_a_device(book):
     execute.execute(book.layout, ONE, book.parameters)
     run = execute.executed_run(book.layout, ONE)
@@ -204,7 +359,7 @@ def test_a_page_compares_numbers_and_costs():
         {"device": "cpu", "pages": {ONE: run}},
         {"device": "cuda (X)", "pages": {ONE: run | {"device_memory": 2**22, "device_busy": 0.25}}},
     ]
-    text = shown(Comparison, {"comparisons": [{"profile": "quick", "rows": rows, "costs": costs}]})
+    text = shown(Comparison, {"comparisons": [{"profile": "quick", "rows": rows, "costs": costs, "failed": {}}]})
     assert "CPU against GPU (cuda (X)): <b>2 of 4</b> stored numbers agree; these do not:" in text
     assert "holds on the CPU, holds with correction on the GPU" in text and "yes, holds" in text and "rounding" in text
     assert "<td>4 MB</td><td>25 %</td>" in text

@@ -179,6 +179,31 @@ def test_dark_mode_shows_the_dark_drawing(tab, host):
         assert style == ["none", "rgba(0, 0, 0, 0)"]
 
 
+def test_a_drawing_is_readable_on_a_phone(tab, host):
+    """It keeps a width for its labels and scrolls in its own box, which a key can reach; on a desk it does not."""
+    name = next(n for n in NAMES if (SITE / n).read_text().find("dark-ground") > 0)
+    box, measure = tab.locator("article .drawing").first, "node => [node.scrollWidth - node.clientWidth, node.tabIndex]"
+    for size, theme in ((PHONE, "light"), (PHONE, "dark"), (DESK, "light")):
+        tab.set_viewport_size(size)
+        open_page(tab, host, name)
+        set_theme(tab, theme)
+        box.scroll_into_view_if_needed()
+        over, focusable = box.evaluate(measure)
+        width = box.locator("img:visible").evaluate("node => node.getBoundingClientRect().width")
+        if size is DESK:
+            assert over <= 0 and focusable == -1
+            continue
+        assert over > 0 and focusable == 0 and width >= 500, (over, focusable, width)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        box.focus()
+        tab.keyboard.press("ArrowRight")
+        tab.wait_for_function("document.activeElement.scrollLeft > 0")
+        assert violations(tab) == [], theme
+    tab.emulate_media(media="print")
+    assert box.evaluate("node => getComputedStyle(node).overflowX") == "visible"
+    tab.emulate_media(media="screen")
+
+
 BAD = """data:text/html,<html><body><main><h1>Bad</h1><div class="math">\\(x\\)</div><img src="data:,">
 <div style="width:900px">wide</div>
 <p style="color:%23ccc;background:%23fff">pale</p></main></body></html>"""

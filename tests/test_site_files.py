@@ -146,9 +146,19 @@ def test_figures_have_a_twin_for_dark_ground(site):
         light = [image["src"] for image in parse(page).select("figure img.light-ground")]
         dark = [image["src"] for image in parse(page).select("figure img.dark-ground")]
         assert [src.replace(".svg", "-dark.svg") for src in light] == dark
+        assert len(light) == len(parse(page).select("figure > .drawing > img.light-ground + img.dark-ground"))
         for src in dark:
             drawing = (page.parent / src).read_text()
             assert "#1b1e23" not in drawing and "#c9ced6" not in drawing, src
+
+
+def test_no_line_begins_with_punctuation_after_a_formula_or_a_verdict(site):
+    for page in pages(site):
+        if parse(page).select("table.ledger"):
+            continue
+        for node in parse(page).select("article p span.math, article p .verdict-mark"):
+            following = node.next_sibling if isinstance(node.next_sibling, str) else ""
+            assert not following.startswith((",", ".", ";", ":", ")")) or node.find_parent("span", "unbroken"), node
 
 
 BAD = """<html lang="en"><body><main><article><h1>Bad</h1>

@@ -72,7 +72,7 @@ def main(words: list[str] | None = None) -> int:
             case "pdf":
                 _pdf(root, parameters)
             case "verdicts":
-                build.record(root, parameters)
+                (build.build_and_record if given.build else build.record)(root, parameters)
     except BadParameter as problem:
         print(problem, file=sys.stderr)
         return 2
@@ -123,6 +123,8 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
             step.add_argument("claim", help="the id of a claim, from data/claims")
         if name == "compare":
             step.add_argument("page", nargs="?", default="", help="the same; without it, all that are executed already")
+        if name == "verdicts":
+            step.add_argument("--build", action="store_true", help="build first, and record what that finds")
         if name == "build":
             step.add_argument("--fresh-site", action="store_true", help="build the site from scratch")
         step.add_argument("--profile", default="quick", help="quick or paper")

@@ -30,6 +30,10 @@ class BuildFailed(Exception):
     """The build stopped; the message is the report. What is finished is kept, and the last good site left alone."""
 
 
+class Incomplete(BuildFailed):
+    """Chapters or the site failed, but all chapters were tried: what the others found is staged."""
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
@@ -43,7 +47,8 @@ def build(root: Path, parameters: Parameters, *, fresh_site: bool = False) -> Pa
     A chapter that failed is published as a page that says so; the site is built with it, and then the build fails.
 
     Raises:
-        BuildFailed: a chapter, the verdicts or the site failed.
+        Incomplete: a chapter or the site failed.
+        BuildFailed: the engine that runs the chapters failed.
         BookError: the sources are wrong.
     """
     clock = time.perf_counter()
@@ -54,10 +59,10 @@ def build(root: Path, parameters: Parameters, *, fresh_site: bool = False) -> Pa
         try:
             site = "site built" if make_site(layout, fresh=fresh_site, strict=not failed) else "site unchanged"
         except BuildFailed as problem:
-            raise BuildFailed("\n\n".join(filter(None, [failures.told(failed), str(problem)]))) from None
+            raise Incomplete("\n\n".join(filter(None, [failures.told(failed), str(problem)]))) from None
     seconds = time.perf_counter() - clock
     if failed:
-        raise BuildFailed(f"{failures.told(failed)}; {executed}\n{site}, with a page for each that says so")
+        raise Incomplete(f"{failures.told(failed)}; {executed}\n{site}, with a page for each that says so")
     say(f"book: {executed}, {site}, {seconds:.1f} s: {layout.html}/index.html")
     return layout.html
 
@@ -389,26 +394,61 @@ def chapter(root: Path, page: str, parameters: Parameters) -> None:
     say(f"{page} {state} in {run['seconds']:.1f} s, {run['memory'] / 2**20:.0f} MB: {layout.executed(page)}")
 
 
+def build_and_record(root: Path, parameters: Parameters) -> None:
+    """Build, and record what was found; of a GPU also if a chapter or the site failed, before that is raised.
+
+    The verdicts of the processor are the published ones, and come from a whole build only.
+
+    Raises:
+        BuildFailed, BookError: as :func:`build` and :func:`record` do.
+    """
+    try:
+        build(root, parameters)
+    except Incomplete as problem:
+        if parameters.device == "cpu":
+            raise
+        try:
+            record(root, parameters)
+        except BookError as also:
+            raise BuildFailed(f"{problem}\n{also}") from None
+        raise
+    record(root, parameters)
+
+
 def record(root: Path, parameters: Parameters) -> None:
     """Store the verdicts of the last build in ``data/verdicts``, what its pages cost in ``data/costs``.
 
-    What a GPU found is stored beside what the processor found, and compared with it.
+    What a GPU found is stored beside what the processor found, and compared with it. There a chapter may have failed:
+    its error is stored with the costs, and its claims are told.
+
+    Raises:
+        BookError: there is no build with these parameters, or it is damaged; or a chapter failed on the processor, or
+            all that decide a claim on a GPU.
     """
     layout = Layout(root, parameters.profile)
     path = layout.build / "verdicts.json"
     if not path.is_file():
         raise BookError(f"there are no verdicts yet; run make book PROFILE={parameters.profile}")
     found = verdicts.read_verdicts(path, f"run make book PROFILE={parameters.profile}, which writes it anew")
-    runs = merge.runs(layout, pages.notebooks(root))
+    failed = failures.staged(layout)
+    if failed and (parameters.device == "cpu" or not found):
+        why_all = "on the processor all have to run" if parameters.device == "cpu" else "no other decides a claim"
+        raise BookError(f"nothing is recorded: {', '.join(failed)} failed, and {why_all}")
+    runs = merge.runs(layout, [page for page in pages.notebooks(root) if page not in failed])
     other = [page for page, run in runs.items() if run.get("device", "").split()[:1] != [parameters.device]]
     if other:
         words = f"PROFILE={parameters.profile} DEVICE={parameters.device}"
         raise BookError(f"{other[0]} was not executed with {words}; run make book {words} first")
     name = devices.stem(parameters.profile, parameters.device)
     verdicts.record(root, name, found)
-    devices.record_costs(root, parameters.profile, parameters.device, runs, commit(root))
+    devices.record_costs(root, parameters.profile, parameters.device, runs, commit(root), failed)
     say(f"recorded {len(found)} verdicts in data/verdicts/{name}.json")
     for comparison in device_comparison.comparisons(root) if parameters.device == "cuda" else []:
         say(device_comparison.told(comparison))
+    claims = verdicts.read_claims(root)
+    for page in failed:
+        lost = [claim for claim, row in claims.items() if row["page"] == page and claim not in found]
+        say(f"  {page} failed, not recorded: {', '.join(lost) or 'no claim'}")
     for claim in verdicts.missing(root, found):
-        say(f"  still without a verdict: {claim}")
+        if claims[claim]["page"] not in failed:
+            say(f"  still without a verdict: {claim}")

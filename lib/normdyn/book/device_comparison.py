@@ -1,5 +1,6 @@
 """Stored numbers of a GPU beside those of the processor: the difference, and what is allowed (``make devices``)."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ def allowed(number: float, bound: float) -> float:
     return max(bound, SHARE * abs(number))
 
 
-def compared(cpu: dict[str, dict], gpu: dict[str, dict]) -> list[dict[str, Any]]:
-    """A row for every stored number, and for every claim without one: what both devices found, whether they agree."""
+def compared(cpu: dict[str, dict], gpu: dict[str, dict], failed: Collection[str] = ()) -> list[dict[str, Any]]:
+    """A row for every stored number, and for every claim without one: what both devices found, whether they agree.
+
+    Args:
+        failed: The pages that failed on the GPU.
+    """
     rows = []
     for claim in [*cpu, *(claim for claim in gpu if claim not in cpu)]:
         old, new = cpu.get(claim), gpu.get(claim)
@@ -33,6 +38,8 @@ def compared(cpu: dict[str, dict], gpu: dict[str, dict]) -> list[dict[str, Any]]
         for name in names:
             numbers = [side[name] if side and name else None for side in (old, new)]
             rows.append(shared | {"name": name, "numbers": numbers} | _judged(both, numbers, entry["bound"]))
+            if new is None and entry["page"] in failed:
+                rows[-1]["problem"] = f"not run on the GPU: {entry['page']} failed"
     return rows
 
 
@@ -53,15 +60,16 @@ def _judged(verdict: list[str | None], numbers: list[float | None], bound: float
 
 
 def comparisons(root: Path) -> list[dict[str, Any]]:
-    """For every profile of which a run on a GPU is stored: the rows, and the last costs on both devices."""
+    """For every profile of which a run on a GPU is stored: the rows, the last costs on both, what failed on the GPU."""
     found = []
     for profile in PROFILES:
         gpu = _stored(root, profile, "cuda")
         if gpu:
             cpu = _stored(root, profile, "cpu")
             costs = [(read_costs(root, profile, device) or [None])[-1] for device in ("cpu", "cuda")]
-            rows = compared(cpu, gpu) if cpu else []
-            found.append({"profile": profile, "rows": rows, "costs": costs})
+            failed = (costs[1] or {}).get("failed", {})
+            rows = compared(cpu, gpu, failed) if cpu else []
+            found.append({"profile": profile, "rows": rows, "costs": costs, "failed": failed})
     return found
 
 
@@ -77,13 +85,15 @@ def told(found: dict[str, Any]) -> str:
     if not rows:
         return f"{profile}: no run on a CPU is stored to compare with; make verdicts DEVICE=cpu PROFILE={profile}"
     number = lambda value: "-" if value is None else f"{value:.3g}"
+    lost = [f"{page} failed on the GPU: {error}" for page, error in found["failed"].items()]
     lines = [
         f"{r['claim']} {r['name'] or 'verdict'}: CPU {number(r['numbers'][0])}, GPU {number(r['numbers'][1])}, "
         f"allowed {number(r['allowed'])}: {r['problem']}"
         for r in rows
         if r["problem"]
     ]
-    return "\n".join([*lines, f"{profile}: {len(rows) - len(lines)} of {len(rows)} stored numbers agree, CPU and GPU"])
+    count = f"{len(rows) - len(lines)} of {len(rows)}"
+    return "\n".join([*lost, *lines, f"{profile}: {count} stored numbers agree, CPU and GPU"])
 
 
 def show(root: Path) -> bool:

@@ -1,7 +1,7 @@
 """Devices: which chapters use one and how much of it, and what every page cost at each recording of the verdicts.
 
 Verdicts of the processor are ``data/verdicts/<profile>.json``, those of a GPU ``data/verdicts/<profile>-cuda.json``;
-what the pages cost lies under the same names in ``data/costs``.
+what the pages cost lies under the same names in ``data/costs``, with the chapters that failed and so cost nothing.
 """
 
 import ast
@@ -109,8 +109,13 @@ def read_costs(root: Path, profile: str, device: str) -> list[dict[str, Any]]:
     raise BookError(f"{name}: cut or damaged ({problem}); {restore(name)}")
 
 
-def record_costs(root: Path, profile: str, device: str, runs: dict[str, dict], commit: str) -> Path:
+def record_costs(
+    root: Path, profile: str, device: str, runs: dict[str, dict], commit: str, failed: dict[str, str] | None = None
+) -> Path:
     """Append what the pages of this build cost; a second recording of one commit replaces the first.
+
+    Args:
+        failed: Page -> error of the chapters that did not run to their end, if any.
 
     Only the newest recording keeps memory and use of the device, and at most :data:`KEPT` are kept.
     """
@@ -120,6 +125,7 @@ def record_costs(root: Path, profile: str, device: str, runs: dict[str, dict], c
     for entry in before:
         entry["pages"] = {page: {"seconds": run["seconds"]} for page, run in entry["pages"].items()}
     names = sorted({run["device"] for run in runs.values()})
+    lost = {"failed": failed} if failed else {}
     now = {"commit": commit, "date": time.strftime("%Y-%m-%d", time.gmtime()), "device": ", ".join(names)}
-    stored = [*before, now | {"pages": cost}][-KEPT:]
+    stored = [*before, now | lost | {"pages": cost}][-KEPT:]
     return write_if_changed(root / "data" / "costs" / f"{stem(profile, device)}.json", to_json(stored))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from normdyn.book import pages
 from normdyn.book.execute import format_report
-from normdyn.book.pages import Layout
+from normdyn.book.pages import BookError, Layout
 
 PAGE = """{labels}# {title}
 
@@ -32,6 +32,21 @@ def read(layout: Layout, names: Iterable[str]) -> dict[str, dict]:
     """Page -> report, of those that have one."""
     files = {page: layout.failure(page) for page in names}
     return {page: json.loads(file.read_text(encoding="utf-8")) for page, file in files.items() if file.is_file()}
+
+
+def staged(layout: Layout) -> dict[str, str]:
+    """Page -> the first line of its error, of the chapters that failed in the build that is staged.
+
+    Raises:
+        BookError: what the build left is cut or damaged.
+    """
+    file = layout.build / "failures.json"
+    try:
+        errors = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return {page: without_paths(error, layout.root).partition("\n")[0] for page, error in errors.items()}
+    except (ValueError, AttributeError, TypeError) as problem:
+        remedy = f"run make book PROFILE={layout.profile}, which writes it anew"
+        raise BookError(f"{file}: cut or damaged ({problem}); {remedy}") from None
 
 
 def silent(layout: Layout, page: str) -> dict:

@@ -66,7 +66,8 @@ class Comparison(Devices):
             )
         wrong = [row for row in rows if row["problem"]]
         names = [escape(cost["device"]) if cost else "not recorded" for cost in found["costs"]]
-        text = (
+        text = self.failed(found["failed"]) if found["failed"] else ""
+        text += (
             f"<p>Profile {profile}, CPU against GPU ({names[1]}): <b>{len(rows) - len(wrong)} of {len(rows)}</b> "
             f"stored numbers agree{'.' if not wrong else '; these do not:'}</p>"
         )
@@ -74,6 +75,11 @@ class Comparison(Devices):
         text += f"<details><summary>All numbers of profile {profile}</summary>"
         text += self.numbers(f"All numbers, profile {profile}", rows) + "</details>"
         return text + (self.costs(profile, found["costs"]) if all(found["costs"]) else "")
+
+    def failed(self, errors: dict[str, str]) -> str:
+        """The chapters that failed on the GPU, with their errors."""
+        items = "".join(f"<li>{self.page(page)}: <code>{escape(error)}</code></li>" for page, error in errors.items())
+        return f"<p>These chapters failed on the GPU, and their claims are not run there:</p><ul>{items}</ul>"
 
     def numbers(self, caption: str, rows: list[dict[str, Any]]) -> str:
         head = ["claim", "number", "CPU", "GPU", "difference", "allowed", "agree?"]

@@ -65,6 +65,15 @@ MENDED = (
     ('role="doc-biblioentry"', 'role="listitem"'),
 )
 
+# A drawing for light ground and its twin for dark ground, which follows it.
+DRAWINGS = re.compile(r'(?<!<div class="drawing">)<img\b[^>]*\blight-ground\b[^>]*>\s*<img\b[^>]*\bdark-ground\b[^>]*>')
+# A formula or a verdict in a sentence, with the parenthesis before and the punctuation after it.
+IN_TEXT = re.compile(
+    r'(?<![(\[])(?<!<span class="unbroken">)([(\[]*)'
+    r'(<span class="math notranslate nohighlight">[^<]*</span>|<a class="verdict-mark[^>]*>(?:(?!</a>).)*</a>'
+    r'|<span class="verdict-mark[^>]*>[^<]*</span>)([)\],.;:!?]*)'
+)
+
 WIDE = ('<table class="ledger"', '<table class="run-status', 'class="erratum ')
 
 # Scripts of the theme that no page needs: icons come from a font already, the search dialog opens search.html.
@@ -97,6 +106,32 @@ def mend(page: str) -> str:
         page = page.replace(wrong, right)
     page = re.sub(r'<th class="head[^"]*">\s*(?:<p>\s*</p>)?\s*</th>', '<td class="head"></td>', page)  # no header
     return re.sub(r'(<section class="\w+-content") id="\w+-content"', r"\1", page)  # the same for every theorem
+
+
+def boxed(page: str) -> str:
+    """A page whose drawings stand in a box that can scroll, as on a phone (``normdyn.css``); twice changes nothing.
+
+    Example:
+        >>> boxed('<img class="light-ground" src="a.svg"><img class="dark-ground" src="b.svg">')
+        '<div class="drawing"><img class="light-ground" src="a.svg"><img class="dark-ground" src="b.svg"></div>'
+    """
+    return DRAWINGS.sub(r'<div class="drawing">\g<0></div>', page)
+
+
+def unbroken(page: str) -> str:
+    """A page where no line ends between a formula, or a verdict, and its punctuation; twice changes nothing.
+
+    A browser may break a line at every box in it, and leaves a parenthesis at its end, or begins one with a comma.
+
+    Example:
+        >>> unbroken('decay (<a class="verdict-mark" href="#c">holds</a>), and')
+        'decay <span class="unbroken">(<a class="verdict-mark" href="#c">holds</a>),</span> and'
+    """
+
+    def joined(found: re.Match) -> str:
+        return f'<span class="unbroken">{found[0]}</span>' if found[1] or found[3] else found[0]
+
+    return IN_TEXT.sub(joined, page)
 
 
 def sized(page: str, images: Path) -> str:
@@ -160,8 +195,9 @@ def mark_formulas(app: Sphinx, doctree: nodes.document, page: str) -> None:
 
 
 def mark_wide(app: Sphinx, doctree: nodes.document, page: str) -> None:
-    """Mark a page with one of our wide tables where it begins: known later, the text above would jump."""
-    if any(part in raw.astext() for raw in doctree.findall(nodes.raw) for part in WIDE):
+    """Mark a page with a wide table, of ours or of many columns, where it begins: known later, the text would jump."""
+    columns = max((group["cols"] for group in doctree.findall(nodes.tgroup)), default=0)
+    if columns > 6 or any(part in raw.astext() for raw in doctree.findall(nodes.raw) for part in WIDE):
         doctree.next_node(nodes.section)["classes"].append("wide")
 
 
@@ -171,7 +207,9 @@ def mend_pages(app: Sphinx, error: Exception | None) -> None:
         return
     for file in (path for path in sorted(Path(app.outdir).rglob("*.html")) if "_static" not in path.parts):
         page = file.read_text(encoding="utf-8")
-        mended = sized(mend(page), Path(app.outdir, "_images"))
+        mended = boxed(sized(mend(page), Path(app.outdir, "_images")))
+        if WIDE[0] not in mended:  # the table of claims is long, and has no sentence with a verdict in it
+            mended = unbroken(mended)
         if file.name != "search.html":
             mended = lighten(mended)
         if mended != page:

@@ -147,7 +147,7 @@ function focusIfItScrolls(box) {
 }
 
 function focusScrollers() {
-  const boxes = "article pre, article div.math, article mjx-container[display='true'], article .cell_output > .output, .ledger-scroll, .evidence-table, .table-wrapper, .pst-scrollable-table-container";
+  const boxes = "article pre, article div.math, article mjx-container[display='true'], article .cell_output > .output, .drawing, .ledger-scroll, .evidence-table, .table-wrapper, .pst-scrollable-table-container";
   const update = () => {
     document.querySelectorAll(boxes).forEach(focusIfItScrolls);
   };
