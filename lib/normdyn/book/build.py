@@ -211,16 +211,20 @@ def _snakemake(layout: Layout, parameters: Parameters, waiting: list[str]) -> su
     command += ["--scheduler", "greedy", "--nocolor"]
     command += ["--config", *(f"{name}={getattr(parameters, name)}" for name in ("profile", "device", "seed", "jobs"))]
     command += ["--", *(str(layout.executed(page).relative_to(layout.root)) for page in waiting)]
-    return subprocess.Popen(
+    # The engine holds both ends of its output: were this process killed, it would else fail as it tells that it stops.
+    reading, writing = os.pipe()
+    engine = subprocess.Popen(
         command,
         cwd=layout.root,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=writing,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
+        pass_fds=[reading],
         preexec_fn=_end_with_parent,
     )
+    os.close(writing)
+    engine.stdout = open(reading, encoding="utf-8", errors="replace")  # Popen closes it
+    return engine
 
 
 def _stop(engine: subprocess.Popen, patience: float) -> None:
@@ -248,8 +252,12 @@ def _signal(processes: list[psutil.Process], number: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to end this process when the launcher is killed, so that no second engine runs beside the next one."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
+    """Ask Linux to end this process when the launcher is killed, so that no second engine runs beside the next one.
+
+    The engine takes SIGTERM for the wish to see its running jobs to their end; an interrupt makes it cancel them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a launcher in the background of a shell ignores interrupts
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)  # 1 is PR_SET_PDEATHSIG
 
 
 def stage(layout: Layout, parameters: Parameters, failed: Mapping[str, dict] = MappingProxyType({})) -> None:
