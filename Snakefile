@@ -1,11 +1,11 @@
 # Executes chapters, one job each. `make book` starts it for the pages whose keys are not current; it also runs alone:
-#   python -m normdyn.book plan && snakemake --cores 2 --rerun-triggers mtime
+#   python -m claimbook plan && snakemake --cores 2 --rerun-triggers mtime
 # and sends the jobs to a cluster with one of Snakemake's executor plugins (`make book CLUSTER=slurm`; by hand it is
 # --workflow-profile requirements/slurm in place of --cores).
 import sys
 from pathlib import Path
 
-from normdyn.book.pages import Layout, notebooks
+from claimbook.source.pages import Layout, notebooks
 
 PROFILE = config.get("profile", "quick")
 DEVICE = config.get("device", "cpu")
@@ -29,5 +29,5 @@ rule execute:
     resources:
         gpu=1 if DEVICE == "cuda" else 0,
     shell:
-        "{sys.executable} -m normdyn.book execute {wildcards.page}"
+        "{sys.executable} -m claimbook execute {wildcards.page}"
         " --profile {PROFILE} --device {DEVICE} --seed {SEED} --jobs {JOBS}"

@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from normdyn.gauge import convex_optimum, minimum_norm
-from normdyn.networks import layered_matrix, layered_weights
-from normdyn.problems import RescalingProblem
-from normdyn.rescaling import multiplicative_update, rescale
+from normdyn.networks.graphs import layered_matrix, layered_weights
+from normdyn.rescaling.gauge import convex_optimum, minimum_norm
+from normdyn.rescaling.group import multiplicative_update, rescale
+from normdyn.rescaling.problems import RescalingProblem
 
 FIG2 = {
     "200-2500-1250-10": (200, 2500, 1250, 10),

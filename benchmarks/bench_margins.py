@@ -1,7 +1,7 @@
 """Logarithmic time against explicit steps: ``python -m benchmarks.bench_margins``.
 
 Gradient flow and weight normalisation on separable points, from one start to ``t = 1e6``. Compared with
-:func:`normdyn.margins.follow` are
+:func:`normdyn.norms.margins.follow` are
 
 - (a) explicit steps of one size, NumPy at its leanest, as large as the curvature at the start allows and at most 0.5;
   only the last state is kept. Where there are too many, some steps are timed and the error is not compared.
@@ -25,9 +25,9 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from benchmarks.bench_gauge import clock, machine
-from normdyn.data import iris, unit_norm
-from normdyn.margins import follow
-from normdyn.normalization import hard_margin
+from normdyn.data.sets import iris, unit_norm
+from normdyn.norms.margins import follow
+from normdyn.symmetry.polar import hard_margin
 
 END, FAR = math.log1p(1e6), math.log(1e300)
 SYSTEMS = ("gradient", "weight normalization")

@@ -5,9 +5,13 @@ readout, mean squared error, full-batch gradient descent. Every way trains the s
 of a few steps take turns, so that all ways meet the same machine. Cost is the ratio to plain gradient descent, the
 median over rounds, of
 
-- monitor: :class:`normdyn.monitor.NormMonitor`, hooks and float64 sums, every step;
+- monitor: :class:`normdyn.norms.monitor.NormMonitor`, hooks and float64 sums, every step;
 - (b) second backward: the flow's rate of each layer from a backward pass of its own, and the norms by difference;
 - (c) finite differences: order of each layer from the outputs at weights scaled by 1 + h, and the norms by difference.
+
+A second table has networks of common size, trained by stochastic gradient descent on mini-batches, plain and monitored:
+multilayer perceptrons on images of MNIST's size and ResNet18 on images of CIFAR-10's; and a third what ``check()``
+takes after 100 steps of chains of more and more layers.
 """
 
 import argparse
@@ -20,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bench_gauge import clock, machine
-from normdyn.data import digits, draw_samples
-from normdyn.monitor import NormMonitor
+from benchmarks.networks import perceptron, resnet18
+from normdyn.data.sets import digits, draw_samples
+from normdyn.norms.monitor import NormMonitor
 
 
 def network(channels_in: int, side: int, convolutions: int, channels: int = 4, classes: int = 10) -> nn.Sequential:
@@ -126,6 +131,76 @@ def measure(name: str, build, X: Tensor, Y: Tensor, rounds: int, seconds: float)
     return row
 
 
+def common() -> dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor]]:
+    """Networks of common size with a mini-batch."""
+    draw = torch.Generator().manual_seed(0)
+    found = {}
+    for batch in (128, 512):
+        X, labels = torch.randn(batch, 784, generator=draw), torch.arange(batch) % 10
+        found[f"784-512-512-10, batch {batch}"] = (lambda: perceptron(784, 512, 512, 10), X, labels)
+    images = torch.randn(128, 3, 32, 32, generator=draw)
+    found["ResNet18 on 32x32, batch 128"] = (resnet18, images, torch.arange(128) % 10)
+    return found
+
+
+def overhead(name: str, build: Callable[[], nn.Module], X: Tensor, labels: Tensor, rounds: int, seconds: float) -> dict:
+    """Median ratio of monitored to plain training over rounds in which both take turns."""
+    steps, monitor = {}, None
+    for way in ("plain", "monitor"):
+        torch.manual_seed(0)
+        model = build()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        if way == "monitor":
+            monitor = NormMonitor(model, optimizer)
+
+        def step(model=model, optimizer=optimizer) -> None:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(X), labels).backward()
+            optimizer.step()
+
+        steps[way] = step
+    for step in steps.values():
+        step()
+    start = clock()
+    steps["plain"]()
+    count = max(1, round(seconds / (clock() - start)))
+    rounds = rounds if count > 1 else min(rounds, 5)
+    spent: dict[str, list[float]] = {way: [] for way in steps}
+    for k in range(rounds):
+        for way in list(steps)[:: 1 if k % 2 else -1]:
+            start = clock()
+            for _ in range(count):
+                steps[way]()
+            spent[way].append((clock() - start) / count)
+    ratios = [x / y for x, y in zip(spent["monitor"], spent["plain"], strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    assert monitor is not None
+    return {
+        "network": name, "parameters": sum(p.numel() for p in build().parameters()), "tensors": len(monitor.names),
+        "rounds": rounds, "seconds_plain": statistics.median(spent["plain"]), "monitor": statistics.median(ratios),
+        "quartiles": [low, high],
+    }  # fmt: skip
+
+
+def check_times(depths: tuple[int, ...] = (25, 50, 100, 200), steps: int = 100) -> list[dict]:
+    """Seconds of ``check()`` by number of tensors."""
+    rows = []
+    for depth in depths:
+        torch.manual_seed(0)
+        model = perceptron(*[8] * (depth + 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        monitor = NormMonitor(model, optimizer, junctions=[])
+        X = torch.randn(4, 8)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(X).square().mean().backward()
+            optimizer.step()
+        start = clock()
+        monitor.check(warn=False)
+        rows.append({"tensors": len(monitor.names), "steps": steps, "seconds": clock() - start})
+    return rows
+
+
 def summary(rows: list[dict]) -> dict[str, float]:
     """The bars, as ratios within this run."""
     return {
@@ -155,8 +230,18 @@ def main() -> None:
     print()
     for bar, value in summary(rows).items():
         print(f"{bar:45} {value:10.3g}")
+    print()
+    usual = []
+    for name, (build, X, labels) in common().items():
+        usual.append(overhead(name, build, X, labels, 2 * options.rounds, options.seconds))
+        row = usual[-1]
+        print(f"{name:30} {row['parameters']:9} {1e3 * row['seconds_plain']:9.2f} ms | monitor {row['monitor']:6.3f} "
+              f"(quartiles {row['quartiles'][0]:.3f} to {row['quartiles'][1]:.3f})", flush=True)  # fmt: skip
+    checks = check_times()
+    for row in checks:
+        print(f"check() of {row['tensors']:4} tensors over {row['steps']} steps: {row['seconds']:.3f} s")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    record = {"machine": machine(), "summary": summary(rows), "rows": rows}
+    record = {"machine": machine(), "summary": summary(rows), "rows": rows, "common": usual, "check": checks}
     options.output.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.bench_gauge import clock, machine
-from normdyn.regression import chebyshev_nodes, linear_descent, monomials
+from normdyn.motion.regression import chebyshev_nodes, linear_descent, monomials
 
 STEP = 0.4
 

@@ -1,6 +1,6 @@
 """How the cost of training many networks together grows, and how far it is from the limit: ``python -m`` this module.
 
-:func:`normdyn.studies.square_loss.run` on inputs of the embedded digits, with batch normalisation, float32. One of
+:func:`companion.studies.square_loss.run` on inputs of the embedded digits, with batch normalisation, float32. One of
 three numbers varies: networks, width, layers. Counted for each step are the operations of the matrix products,
 forward and backward (six for each weight and sample, four in the first layer, whose inputs need no gradient), and the
 bytes that have to move if every weight, momentum and gradient is touched once by the step. The limits are measured in
@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.bench_gauge import machine
 from benchmarks.bench_margins import median_time
-from normdyn import data
-from normdyn.studies.square_loss import Setup, run, two_classes
+from companion.studies.square_loss import Setup, run, two_classes
+from normdyn.data import sets as data
 
 BASE = Setup(scales=(1.0,), decays=(0.01,), seeds=tuple(range(9)), width=32, epochs=20, evaluations=1)
 VARIED = {

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bench_gauge import clock, machine
-from normdyn import data
-from normdyn.studies.square_loss import Params, Setup, initialize, run, two_classes
+from companion.studies.square_loss import Params, Setup, initialize, run, two_classes
+from normdyn.data import sets as data
 
 BASE = Setup(seeds=(0, 1, 2), width=16, epochs=50, evaluations=1)
 CASES = {

@@ -22,3 +22,5 @@ for package in torch torchvision triton $(grep -oE '^[a-z0-9.-]+==' dev.txt); do
     skip+=(--no-emit-package "${package%==}")
 done
 compile --generate-hashes "${skip[@]}" ${UPGRADE:-} --constraint dev.txt slurm.in -o slurm.txt
+# What `make zoo` installs is an environment of its own, with the torch that torchvision is built for.
+compile --generate-hashes ${UPGRADE:-} zoo.in -o zoo.txt

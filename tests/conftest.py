@@ -5,10 +5,11 @@ from pathlib import Path
 import nbval.kernel
 from jaxtyping import install_import_hook
 
-from normdyn.book.kernel import over_sockets
+from claimbook.run.kernel import over_sockets
 
-LIBRARY = Path(__file__).parents[1] / "lib" / "normdyn"
-SCIENCE = [f"normdyn.{path.stem}" for path in LIBRARY.glob("*.py") if path.stem != "__init__"]
+LIBRARY = Path(__file__).parents[1] / "lib"
+SCIENCE = [f"normdyn.{path.parent.name}" for path in LIBRARY.glob("normdyn/*/__init__.py")]
+SCIENCE += ["claimbook.show", "claimbook.registry.ledger"]
 
 collect_ignore = ["fixtures"]
 install_import_hook(SCIENCE, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # an int is a float

@@ -22,13 +22,25 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "data" / "mutants.json"
 MINUTES = 5
-OTHERS = ["test_norms.py", "test_balancing.py", "test_studies.py", "test_optim.py", "test_monitor.py", "test_gauge.py"]
+OTHERS = ["laws", "rescaling_flows", "studies", "descent", "monitor", "gauge", "gauge_graph"]
 
 
 def mutants() -> list[dict[str, str]]:
     """The list, each with its ``key``: a hash of what is changed and where."""
     rows = yaml.safe_load((ROOT / "tests" / "mutants.yaml").read_text(encoding="utf-8"))
     return [row | {"key": hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:12]} for row in rows]
+
+
+def source(row: dict[str, str], root: Path = ROOT) -> Path:
+    """The file of a mutation's module: ``folder.module`` of the library, or a full name of claimbook."""
+    full = row["module"] if row["module"].startswith("claimbook.") else f"normdyn.{row['module']}"
+    return root / "lib" / f"{full.replace('.', '/')}.py"
+
+
+def own(row: dict[str, str]) -> str | None:
+    """The name of the module's own test, without ``test_``: its folder stands in it where two modules share a name."""
+    names = (row["module"].replace(".", "_"), row["module"].rpartition(".")[2])
+    return next((name for name in names if list((ROOT / "tests").glob(f"*/test_{name}.py"))), None)
 
 
 def mutated(row: dict[str, str], text: str) -> str:
@@ -49,11 +61,10 @@ def attempt(row: dict[str, str], others: list[str] = OTHERS) -> dict[str, Any]:
         for part in ("lib", "tests", "data"):
             shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
-        path = Path(folder) / "lib" / "normdyn" / f"{row['module']}.py"
+        path = source(row, Path(folder))
         path.write_text(mutated(row, path.read_text(encoding="utf-8")), encoding="utf-8")
-        own = f"test_{row['module']}.py"
-        first = [own] if (ROOT / "tests" / own).is_file() else []
-        rest = [name for name in others if name != own]
+        first = [name] if (name := own(row)) else []
+        rest = [other for other in others if other not in first]
         caught = _run(Path(folder), ["--doctest-modules", str(path), *first])
         if not caught and rest:
             caught = _run(Path(folder), rest)
@@ -63,7 +74,8 @@ def attempt(row: dict[str, str], others: list[str] = OTHERS) -> dict[str, Any]:
 def _run(folder: Path, arguments: list[str]) -> str | None:
     """The first failing test of one run of pytest; a run that hangs or cannot import the library counts as caught."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
-    tests = [word if word.startswith(("-", "/")) else f"tests/{word}" for word in arguments]
+    found = {path.stem.removeprefix("test_"): str(path) for path in (folder / "tests").rglob("test_*.py")}
+    tests = [word if word.startswith(("-", "/")) else found[word] for word in arguments]
     variables = os.environ | {"PYTHONPATH": str(folder / "lib"), "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(

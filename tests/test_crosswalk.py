@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from normdyn.book import verdicts
+from claimbook.registry import verdicts
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = ROOT / "chapters"
@@ -27,8 +27,9 @@ def library_names(text: str) -> list[str]:
 
 
 def resolve(name: str):
-    """The object behind ``module.object`` or ``studies.module.object``, below ``normdyn``."""
-    module, attribute = f"normdyn.{name}".rsplit(".", 1)
+    """The object behind ``folder.module.object`` of the library, or ``studies.module.object`` of the companion."""
+    package = "companion" if name.startswith("studies.") else "normdyn"
+    module, attribute = f"{package}.{name}".rsplit(".", 1)
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -56,9 +57,9 @@ def test_every_library_name_can_be_imported(name):
 
 
 def test_a_name_that_does_not_exist_would_be_noticed():
-    assert library_names("`norms.no_such_law` but not {claim}`A-thm1`") == ["norms.no_such_law"]
+    assert library_names("`norms.laws.no_such_law` but not {claim}`A-thm1`") == ["norms.laws.no_such_law"]
     with pytest.raises(AttributeError, match="no_such_law"):
-        resolve("norms.no_such_law")
+        resolve("norms.laws.no_such_law")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -12,7 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from normdyn import results
+from claimbook.show import results
 
 ROOT = Path(__file__).parents[1]
 CONTAINER = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
@@ -81,6 +81,6 @@ def test_binder_installs_what_chapters_import_at_the_versions_they_ran_with(bind
     assert all(re.search(rf"^{name}{version}\s", locked, flags=re.MULTILINE) for name, version in pinned.items())
     # As a checkout, so that data/ lies where the library looks for stored results.
     assert library == f"-e git+https://github.com/owner/book@{'0' * 40}#egg=normdyn"
-    assert results.ROOT == Path(results.__file__).parents[2] and PROJECT["tool"]["setuptools"]["package-dir"] == {
+    assert results.ROOT == Path(results.__file__).parents[3] and PROJECT["tool"]["setuptools"]["package-dir"] == {
         "": "lib"
     }

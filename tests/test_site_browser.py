@@ -11,10 +11,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
+from claimbook.command import bars
 from site_checks import pages
 
 ROOT = Path(__file__).parents[1]
-SITE = Path(os.environ.get("NORMDYN_SITE") or ROOT / "build" / "quick" / "html").resolve()
+SITE = Path(os.environ.get("CLAIMBOOK_SITE") or ROOT / "build" / "quick" / "html").resolve()
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -64,7 +65,7 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def host():
     """The site, served from this machine."""
-    assert (SITE / "index.html").is_file(), f"no site in {SITE}: run make book first, or name one by NORMDYN_SITE"
+    assert (SITE / "index.html").is_file(), f"no site in {SITE}: run make book first, or name one by CLAIMBOOK_SITE"
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -74,8 +75,8 @@ def host():
 
 @pytest.fixture(scope="module")
 def browser():
-    program = os.environ.get("NORMDYN_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert program, f"no browser on the PATH: install one of {', '.join(BROWSERS)}, or name one by NORMDYN_BROWSER"
+    program = os.environ.get("CLAIMBOOK_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    assert program, f"no browser on the PATH: install one of {', '.join(BROWSERS)}, or name one by CLAIMBOOK_BROWSER"
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield chromium
@@ -131,6 +132,10 @@ NAMES = [str(page.relative_to(SITE)) for page in pages(SITE)] if SITE.is_dir() e
 
 @pytest.mark.parametrize("name", NAMES)
 def test_page(tab, host, name):
+    look_at(tab, host, name)
+
+
+def look_at(tab, host, name):
     open_page(tab, host, name)
     assert tab.evaluate(UNTYPESET) == []
     tab.set_viewport_size(PHONE)
@@ -142,6 +147,43 @@ def test_page(tab, host, name):
         set_theme(tab, theme)
         assert violations(tab) == [], theme
     assert tab.wrong == []
+
+
+ESSAYS = [f"{page}.html" for page in bars.pages_of_claims(ROOT)]
+
+
+@pytest.mark.parametrize("name", ESSAYS)
+def test_the_headline_figure_of_an_essay_is_on_its_first_screen(tab, host, name):
+    tab.goto(f"{host}/{name}")
+    tab.evaluate("async () => { await window.MathJax?.startup?.promise; }")
+    top = tab.locator("article figure").first.evaluate("node => node.getBoundingClientRect().top")
+    assert top < DESK["height"] - 100, "its head is not to be seen without scrolling"
+
+
+@pytest.mark.parametrize("name", ESSAYS)
+def test_cards_are_closed_to_a_line_and_formulas_fit(tab, host, name):
+    tab.goto(f"{host}/{name}")
+    tab.evaluate("async () => { await window.MathJax?.startup?.promise; }")
+    heights = tab.evaluate(
+        "() => [...document.querySelectorAll('details.verdict')].map((n) => [n.open, n.getBoundingClientRect().height])"
+    )
+    assert heights and not any(opened for opened, _ in heights) and max(height for _, height in heights) < 120
+    for size in (DESK, PHONE):
+        tab.set_viewport_size(size)
+        tab.evaluate("() => window.dispatchEvent(new Event('resize'))")
+        cut = tab.evaluate(
+            "() => [...document.querySelectorAll('div.math')].filter((n) => n.scrollWidth > n.clientWidth + 1)"
+            ".map((n) => [n.id, n.scrollWidth, n.clientWidth])"
+        )
+        assert cut == [], size
+
+
+CLAIM_PAGES = sorted(page.stem for page in (SITE / "claims").glob("[EO]-*.html"))[::9] + ["A-thm1", "B-eq24"]
+
+
+@pytest.mark.parametrize("claim", CLAIM_PAGES)
+def test_the_page_of_a_claim(tab, host, claim):
+    look_at(tab, host, f"claims/{claim}.html")
 
 
 def test_claims_can_be_filtered(tab, host):

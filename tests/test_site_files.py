@@ -2,20 +2,22 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from claimbook.command import bars
 from site_checks import anchors, broken_links, figures_without_data, pages, parse, unpublishable, weak_alternatives
 
 ROOT = Path(__file__).parents[1]
-SITE = Path(os.environ.get("NORMDYN_SITE") or ROOT / "build" / "quick" / "html").resolve()
+SITE = Path(os.environ.get("CLAIMBOOK_SITE") or ROOT / "build" / "quick" / "html").resolve()
 BESIDE = {name: SITE.parent / f"{name}.json" for name in ("verdicts", "runs", "history")}
 
 
 @pytest.fixture(scope="module")
 def site() -> Path:
-    assert (SITE / "index.html").is_file(), f"no site in {SITE}: run make book first, or name one by NORMDYN_SITE"
+    assert (SITE / "index.html").is_file(), f"no site in {SITE}: run make book first, or name one by CLAIMBOOK_SITE"
     return SITE
 
 
@@ -50,7 +52,7 @@ def test_every_executed_page_says_what_made_it(site):
 def test_claims_page_has_every_row_and_the_verdicts_of_the_ledger(site):
     ledger = json.loads(BESIDE["verdicts"].read_text())
     rows = {row["id"]: row for row in parse(site / "claims.html").select("table.ledger tbody tr")}
-    registry = sum((ROOT / "data" / "claims" / f"{p}.yaml").read_text().count("\n- id: ") for p in "ABCDE")
+    registry = sum((ROOT / "data" / "claims" / f"{p}.yaml").read_text().count("\n- id: ") for p in "ABCDEO")
     assert len(rows) == registry
     for claim, entry in ledger.items():
         row = rows[f"claim-{claim}"]
@@ -71,7 +73,8 @@ def test_errata_name_exactly_what_does_not_hold_as_printed(site):
 
 
 def test_front_page_counts_come_from_the_ledger(site):
-    verdicts = [entry["verdict"] for entry in json.loads(BESIDE["verdicts"].read_text()).values()]
+    recorded = json.loads(BESIDE["verdicts"].read_text())
+    verdicts = [entry["verdict"] for claim, entry in recorded.items() if not claim.startswith("O-")]
     sentence = parse(site / "index.html").select_one(".ledger-sentence").get_text()
     assert f"{len(verdicts)} have a verdict" in sentence
     for verdict in set(verdicts):
@@ -86,19 +89,55 @@ def test_status_page_has_the_history_of_the_verdicts(site):
         assert str(sum(change["count"].values())) in [cell.get_text() for cell in row.select("td")]
 
 
-def test_claims_and_figures_have_lasting_addresses(site):
-    """Each leads to an anchor that is there; every row and every captioned figure of a cell has one."""
+def test_figures_have_lasting_addresses(site):
+    """Each leads to an anchor that is there; every captioned figure of a cell has one."""
     targets = {}
-    for page in [*(site / "claims").glob("*.html"), *(site / "figures").glob("*.html")]:
+    for page in (site / "figures").glob("*.html"):
         link = parse(page).select_one("body a")["href"]
         assert f"url={link}" in page.read_text(encoding="utf-8")
         file, anchor = (page.parent / link.split("#")[0]).resolve(), link.split("#")[1]
         assert anchor in anchors(file), link
-        targets[f"{page.parent.name}/{page.stem}"] = file, anchor
-    claims = {row["id"].removeprefix("claim-") for row in parse(site / "claims.html").select("tr[id^=claim-]")}
-    assert {name.removeprefix("claims/") for name in targets if name.startswith("claims/")} == claims
+        targets[page.stem] = file, anchor
     drawn = {(page, figure["id"]) for page in pages(site) for figure in parse(page).select("figure[id^=fig-]")}
-    assert drawn == {target for name, target in targets.items() if name.startswith("figures/")}
+    assert drawn == set(targets.values())
+
+
+def test_every_claim_has_a_page_that_says_what_is_known(site):
+    claims = {row["id"].removeprefix("claim-") for row in parse(site / "claims.html").select("tr[id^=claim-]")}
+    shown = {page.stem: parse(page) for page in (site / "claims").glob("*.html")}
+    assert shown.keys() == claims and len(claims) >= 608
+    records = json.loads((site.parent / "evidence.json").read_text(encoding="utf-8"))
+    for claim, page in shown.items():
+        assert page.select_one("h1 .verdict-mark") and page.select_one("h2").find_next("p").get_text(strip=True), claim
+        assert f"Dispute%20{claim}" in page.select_one("a[href*='issues/new']")["href"]
+        where = page.select_one("header a[href*='#evidence-']")["href"]
+        assert where.endswith(f"#evidence-{claim}") and "evidence-" + claim in anchors(
+            (site / "claims" / where.split("#")[0]).resolve()
+        ), claim
+        if claim in records:
+            assert records[claim]["function"] in page.get_text(), claim
+            stored = (ROOT / "data" / "audit" / f"{claim}.json").is_file()
+            assert page.select("dl.probes dt") if stored else "not made yet" in page.get_text(), claim
+        for problem in broken_links(site / "claims" / f"{claim}.html"):
+            raise AssertionError(f"{claim}: {problem}")
+
+
+def test_notebooks_that_leave_the_site_have_no_raw_directive(site):
+    raw = re.compile(r"(?m)^\s*(?:`{3,}|:{3,})\{|\{(?:glue:text|numref|eq|ref|cite:[pt]|prf:ref|claim)\}`")
+    notebooks = sorted((site / "_sources").rglob("*.ipynb"))
+    assert len(notebooks) > 60
+    for file in notebooks:
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        for cell in cells:
+            if cell["cell_type"] == "markdown":
+                assert not raw.search("".join(cell["source"])), (file.name, "".join(cell["source"])[:200])
+
+
+def test_essays_reach_their_bars():
+    """Pages whose claims are functions: lines, share of code, lengths of cells, the headline figure."""
+    names = bars.pages_of_claims(ROOT)
+    assert len(names) >= 9
+    assert {name: missed for name in names if (missed := bars.measure(ROOT, name).missed())} == {}
 
 
 def test_pages_describe_themselves_and_drawings_say_their_size(site):

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 
-from normdyn.book import build, pdf
-from normdyn.book.check import BROWSERS
-from normdyn.book.pages import BookError, pages
+from claimbook.command import build
+from claimbook.command.check import BROWSERS
+from claimbook.editions import pdf
+from claimbook.source.pages import BookError, pages
 from tiny_book import tiny_book
 
 ROOT = Path(__file__).parents[1]
-SITE = Path(os.environ.get("NORMDYN_SITE") or ROOT / "build" / "quick" / "html").resolve()
-BROWSER = os.environ.get("NORMDYN_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+SITE = Path(os.environ.get("CLAIMBOOK_SITE") or ROOT / "build" / "quick" / "html").resolve()
+BROWSER = os.environ.get("CLAIMBOOK_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH")
 
 
@@ -78,7 +79,7 @@ def test_a_part_of_the_book_is_printed(tmp_path):
     sheets = pdf.make_pdf(ROOT, SITE, tmp_path / "book.pdf", BROWSER, names)
     assert sheets > 100, sheets
     content = (tmp_path / "book.pdf").read_bytes()
-    assert re.search(rb"/Title \(Rescaling symmetry", content) and len(content) < 60e6
+    assert re.search(rb"/Title \((\d+\. )?Rescaling symmetry", content) and len(content) < 60e6
 
 
 @needs_browser

@@ -5,8 +5,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from normdyn.book.pages import Layout
-from normdyn.book.parameters import Parameters
+from claimbook.source.pages import Layout
+from claimbook.source.parameters import Parameters
 
 REPOSITORY = Path(__file__).parents[1]
 ONE, TWO = "part/one", "part/two"

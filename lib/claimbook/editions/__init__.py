@@ -1,0 +1,1 @@
+"""Other editions of a finished site."""

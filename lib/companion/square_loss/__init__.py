@@ -1,0 +1,1 @@
+"""Paper B: classifiers trained with the square loss."""

@@ -1,0 +1,1 @@
+"""Paper D: dynamics and generalisation, Theory III."""

@@ -1,0 +1,1 @@
+"""Paper A: balance between layers, and norms."""

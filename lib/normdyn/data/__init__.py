@@ -1,0 +1,1 @@
+"""Data: small sets with their provenance, and the files that they lie in."""

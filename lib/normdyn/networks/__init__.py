@@ -1,0 +1,1 @@
+"""Networks and what belongs to them: graphs of units, modules, normalisers, losses, homogeneity, chains."""

@@ -1,0 +1,1 @@
+"""Norms while a network trains: their laws, growth and margins, and a monitor for any network."""

@@ -1,0 +1,1 @@
+"""Rescaling symmetry: the group, its normal forms and the ways to them, flows and descent that keep balance."""

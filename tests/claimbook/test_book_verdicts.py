@@ -1,0 +1,119 @@
+"""Verdicts are collected from evidence, once for each claim, and compared with the recorded ones."""
+
+import json
+
+import pytest
+import yaml
+
+from claimbook.registry import verdicts
+from claimbook.source.pages import BookError
+from tiny_book import ONE, TWO, tiny_book
+
+EVIDENCE = {"claim": "Z-one", "kind": "check", "value": 0.1, "bound": 0.5, "control": 100.0, "reason": "counting"}
+
+
+@pytest.fixture
+def book(tmp_path):
+    return tiny_book(tmp_path / "book")
+
+
+def store(book, page, *evidence):
+    """An executed notebook with this evidence in its outputs."""
+    outputs = [{"metadata": {"claimbook": {"evidence": [item]}}} for item in evidence]
+    path = book.layout.executed(page)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cells": [{"outputs": outputs}, {}]}), encoding="utf-8")
+
+
+def test_the_verdict_follows_from_the_numbers(book):
+    store(book, ONE, EVIDENCE)
+    store(book, TWO, {"claim": "Z-two", "kind": "open", "reason": "nobody knows"})
+    found = verdicts.collect(book.layout, [TWO, ONE])
+    assert list(found) == ["Z-one", "Z-two"]
+    one = {"verdict": "holds", "value": 0.1, "bound": 0.5, "control": 100.0, "page": ONE, "note": "", "correction": ""}
+    assert found["Z-one"] == one | {"reason": "counting"}
+    assert (found["Z-two"]["verdict"], found["Z-two"]["note"]) == ("open", "nobody knows")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "line"),
+    [
+        (EVIDENCE, EVIDENCE, "part/two: claim Z-one is already recorded by part/one; record it once"),
+        (EVIDENCE, EVIDENCE | {"claim": "Z-three"}, "part/two: claim Z-three is not in data/claims"),
+    ],
+)
+def test_a_claim_is_known_and_recorded_once(book, first, second, line):
+    store(book, ONE, first)
+    store(book, TWO, second)
+    with pytest.raises(BookError, match=line):
+        verdicts.collect(book.layout, [ONE, TWO])
+
+
+def test_an_id_stands_once_in_the_registry(book):
+    (book.root / "data/claims/Y.yaml").write_text((book.root / "data/claims/Z.yaml").read_text())
+    with pytest.raises(BookError, match="the id Z-one stands twice"):
+        verdicts.read_claims(book.root)
+
+
+def test_claims_of_written_papers_without_a_verdict_are_missing(book):
+    with open(book.root / "_config.yml", "a", encoding="utf-8") as config:
+        config.write("    claimbook_papers:\n      - {key: Z, folder: part}\n")
+    assert verdicts.missing(book.root, {}) == []
+    (book.root / "chapters/part/index.md").write_text("# Part\n")
+    assert verdicts.written(book.root) == {"Z"}
+    assert verdicts.missing(book.root, {"Z-one": {}}) == ["Z-two"]
+
+
+def entry(**changes):
+    plain = {
+        "verdict": "holds",
+        "value": 1e-15,
+        "bound": 1e-12,
+        "control": 0.3,
+        "page": ONE,
+        "note": "",
+        "correction": "",
+    }
+    return plain | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, None),
+        ({"value": 8e-13}, None),
+        ({"control": 0.301}, None),
+        ({"note": "told otherwise"}, None),
+        ({"verdict": "fails", "value": 1e-3}, "Z-one: recorded as holds, but part/one finds fails"),
+        ({"control": 0.4}, "Z-one: control is recorded as 0.3, but part/one finds 0.4"),
+        ({"bound": 1e-6}, "Z-one: bound is recorded as 1e-12, but part/one finds 1e-06"),
+        ({"page": TWO}, "Z-one: page is recorded as part/one, but part/two finds part/two"),
+        ({"correction": "twice that"}, "Z-one: correction is recorded as , but part/one finds twice that"),
+    ],
+)
+def test_a_fresh_run_that_contradicts_the_record_is_told(changes, line):
+    lines = verdicts.contradictions({"Z-one": entry()}, {"Z-one": entry(**changes)})
+    assert lines == ([line] if line else [])
+
+
+def test_claims_on_one_side_only_are_told():
+    assert verdicts.contradictions({"Z-one": entry()}, {}) == ["Z-one: is recorded, but no page decides it"]
+    assert verdicts.contradictions({}, {"Z-one": entry()}) == ["Z-one: is not recorded yet"]
+
+
+def test_the_verdicts_of_a_gpu_are_recorded_beside_the_others(book):
+    verdicts.record(book.root, "quick", {"Z-two": entry(page=TWO)})
+    before = [path.read_bytes() for path in (book.root / "data").rglob("*") if path.is_file()]
+    verdicts.record(book.root, "quick-cuda", {"Z-two": entry(page=ONE)})
+    assert json.loads((book.root / "data/verdicts/quick-cuda.json").read_text())["Z-two"]["page"] == ONE
+    (book.root / "data/verdicts/quick-cuda.json").unlink()
+    assert [path.read_bytes() for path in (book.root / "data").rglob("*") if path.is_file()] == before
+
+
+def test_recording_writes_the_verdicts_and_the_pages(book):
+    before = yaml.safe_load((book.root / "data/claims/Z.yaml").read_text())
+    verdicts.record(book.root, "quick", {"Z-two": entry(page=TWO)})
+    stored = json.loads((book.root / "data/verdicts/quick.json").read_text())
+    assert stored == {"Z-two": entry(page=TWO)}
+    before[1]["page"] = TWO
+    assert yaml.safe_load((book.root / "data/claims/Z.yaml").read_text()) == before
