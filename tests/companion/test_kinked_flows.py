@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from claimbook.evidence import Case
 from companion.weight_balancing import kinked_flows as kinks
 from normdyn.motion.flows import integrate
 from normdyn.rescaling.flows import minimum_norm_flow
@@ -32,3 +33,12 @@ def test_integrate_stops_where_slide_goes_on():
     with pytest.raises(RuntimeError, match="max_evaluations = 400 are spent at time .* take motion.sliding.slide"):
         integrate(flow, {"W": one.W, "b": torch.zeros_like(one.W[0])}, [0, 2], max_evaluations=400)
     assert kinks.solved(1)["gates"][-1, 0] < 1
+
+
+def test_gates_agree_with_signs_although_units_come_to_zero():
+    """Where all weights into a unit vanish many switches turn at once, and an event may be lost to rounding."""
+    for run in kinks.slid(Case(0, "quick", "cpu"), 0.1, False):
+        for W, gates in zip(run["W"], run["gates"], strict=True):
+            switches = run["one"].switches({"W": W})
+            free = (gates == 0) | (gates == 1)
+            assert ((2 * gates - 1) * switches)[free].min() > -1e-9

@@ -22,6 +22,7 @@ from normdyn.shapes import Float
 __all__ = ["SLACK", "FlowEnds", "slide"]
 
 SLACK = 1e-12  # by how much a switch has to overshoot before it counts
+LOST = 1e-9  # by how much it cannot have overshot if the event was found
 
 
 class FlowEnds(RuntimeError):
@@ -87,6 +88,7 @@ def slide(
                 flow.velocity, (start, end), flat, method="DOP853", rtol=relative, atol=absolute,
                 events=[flow.distance, flow.freedom],
             )  # fmt: skip
+            flow.check_sides(found.t, found.y)
             start, flat = found.t[-1], found.y[:, -1]
             if found.status == 0:
                 break
@@ -152,6 +154,12 @@ class _Flow:
         """How far the gates of pinned switches are from 0 and 1; an event where this becomes negative."""
         gates = self.mixed(flat)[self.pinned]
         return float(torch.minimum(gates, 1 - gates).min()) + SLACK if len(gates) else 1.0
+
+    def check_sides(self, times: np.ndarray, states: np.ndarray) -> None:
+        """All steps end with free switches on their sides: where many turn at once, as at zero, an event may be lost."""
+        for before, after, flat in zip(times, times[1:], states.T[1:], strict=False):
+            if self.distance(after, flat) < -LOST:
+                raise FlowEnds(f"a switch turned unseen: the flow ends or branches at time {before:g}", float(before))
 
     for event in (distance, freedom):  # as SciPy wants them told
         vars(event).update(terminal=True, direction=-1)
