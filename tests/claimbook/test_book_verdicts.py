@@ -96,6 +96,21 @@ def test_a_fresh_run_that_contradicts_the_record_is_told(changes, line):
     assert lines == ([line] if line else [])
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ({"verdict": "qualitative", "value": 1.6, "bound": 4.0}, {"value": 1.5}, True),
+        ({"verdict": "qualitative", "value": 1.6, "bound": 4.0}, {"value": 1.5, "verdict": "fails"}, False),
+        ({"verdict": "fails", "value": 1.7e7, "bound": 8.0}, {"value": 1.6e7}, True),
+        ({"verdict": "fails", "value": 1.7e2, "bound": 8.0}, {"value": 1.6e2}, False),
+        ({"verdict": "holds", "value": 1.7, "bound": 8.0}, {"value": 1.6}, False),
+    ],
+)
+def test_numbers_of_tendencies_and_explosions_are_one_draw(old, new, same):
+    before = entry(**old)
+    assert (verdicts.contradictions({"Z-one": before}, {"Z-one": before | new}) == []) == same
+
+
 def test_claims_on_one_side_only_are_told():
     assert verdicts.contradictions({"Z-one": entry()}, {}) == ["Z-one: is recorded, but no page decides it"]
     assert verdicts.contradictions({}, {"Z-one": entry()}) == ["Z-one: is not recorded yet"]

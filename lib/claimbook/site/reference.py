@@ -18,7 +18,15 @@ def skip(app: Sphinx, what: str, name: str, member: Any, skipped: bool, options:
     return True if what == "module" and made and made != app.env.temp_data.get("autodoc:module") else None
 
 
+def signature(
+    app: Sphinx, what: str, name: str, made: Any, options: Any, arguments: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Defaults of data classes that are made anew, as ``...``: no parser reads ``<factory>``."""
+    return arguments and arguments.replace("<factory>", "..."), returns
+
+
 def setup(app: Sphinx) -> None:
     """Register it where autodoc is in use."""
     if "sphinx.ext.autodoc" in app.extensions:
         app.connect("autodoc-skip-member", skip)
+        app.connect("autodoc-process-signature", signature)

@@ -166,7 +166,7 @@ def errors(case: Case, name: str, way: str, bits: int, per_channel: bool = False
 
 @claim("O-quantised-once", control={"balance": False})
 def the_least_norm_undoes_scrambling(case, balance=True):
-    """Rounded at the least norm a network gives the same, whichever way its dials stood before."""
+    """At the least norm a network has the same weights, whichever way its dials stood before."""
     way = " balanced" if balance else ""
     grids = lambda start: [
         torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -176,7 +176,7 @@ def the_least_norm_undoes_scrambling(case, balance=True):
         measured=lambda: grids("scrambled"),
         predicted=lambda: grids("trained"),
         bound=1e-4,
-        reason="single precision: weights rounded twice, and a minimum that is flat",
+        reason="single precision: weights multiplied twice, and a minimum that is flat",
     )
 
 

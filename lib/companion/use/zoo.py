@@ -8,7 +8,8 @@ from claimbook.show.results import ROOT
 from companion.use.tables import table
 
 FOLDER = "data/zoo"
-LONG = 3  # reasons of a network that are told; the most frequent ones
+PRECISIONS = ("float64", "float32")
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def stored(name: str) -> dict[str, Any]:
@@ -25,26 +26,32 @@ def seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f} s"
 
 
+def power(value: float) -> str:
+    """As a power of ten with one digit; exactly nothing as 0."""
+    digit, exponent = f"{value:.0e}".split("e")
+    return f"{digit} · 10{str(int(exponent)).translate(RAISED)}" if value else "0"
+
+
 def networks() -> None:
     """``rebalance`` on public models: how much could be rescaled, whether the function was kept, beside aimet-torch."""
     rows = []
     for name, row in stored("rebalance")["rows"].items():
         ours, other = row["normdyn"], row["aimet"]
-        kept = sorted(ours["reasons"].items(), key=lambda item: -item[1])[:LONG]
         rows.append([
-            name, f"{ours['outcome']}, {ours['difference']['float64']:.0e}, {ours['difference']['float32']:.0e}",
-            f"{ours['rescaled']:.0%} of {ours['units']:,}", "; ".join(reason for reason, _ in kept),
-            seconds(ours["seconds"]), other["outcome"] if other["seconds"] is None else seconds(other["seconds"]),
+            name, f"{ours['rescaled']:.0%} of {ours['units']:,}", *(power(ours["difference"][d]) for d in PRECISIONS),
+            seconds(ours["seconds"]), "fails" if other["seconds"] is None else seconds(other["seconds"]),
         ])  # fmt: skip
-    head = (
-        "network",
-        "outputs kept (float64, float32)",
-        "units rescaled",
-        "what keeps the others",
-        "time",
-        "aimet-torch",
-    )
-    table(head, rows)
+    table(("network", "units rescaled", "off in float64", "in float32", "time", "aimet-torch"), rows)
+
+
+def barriers() -> None:
+    """What keeps the other units, with the networks that have it: the commonest reason first."""
+    found: dict[str, list[str]] = {}
+    for name, row in stored("rebalance")["rows"].items():
+        for reason in row["normdyn"]["reasons"]:
+            found.setdefault(reason, []).append(name)
+    rows = sorted(found.items(), key=lambda item: -len(item[1]))
+    table(("what keeps a unit", "in"), [[reason, ", ".join(names)] for reason, names in rows])
 
 
 def loops() -> None:

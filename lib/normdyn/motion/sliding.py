@@ -156,7 +156,7 @@ class _Flow:
         return float(torch.minimum(gates, 1 - gates).min()) + SLACK if len(gates) else 1.0
 
     def check_sides(self, times: np.ndarray, states: np.ndarray) -> None:
-        """All steps end with free switches on their sides: where many turn at once, as at zero, an event may be lost."""
+        """All steps end with free switches on their sides: where many turn at once, an event may be lost."""
         for before, after, flat in zip(times, times[1:], states.T[1:], strict=False):
             if self.distance(after, flat) < -LOST:
                 raise FlowEnds(f"a switch turned unseen: the flow ends or branches at time {before:g}", float(before))

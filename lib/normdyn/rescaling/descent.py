@@ -359,7 +359,7 @@ class BalancedDescent(torch.optim.Optimizer):
             f"the step has fallen to {self.taken:.1e} from {self._first:.1e}: a weight is next to zero and must not "
             f"pass it, and all layers take its step, so that the network no longer learns; {remedy}",
             StepCollapsed,
-            stacklevel=3,
+            stacklevel=5,
         )
 
     def _read(self, value: Callable[[Tensor], Tensor]) -> tuple[list[Tensor], list[Tensor]]:
