@@ -268,23 +268,28 @@ def pruned(model: nn.Sequential, share: float = 0.7) -> nn.Sequential:
 
 
 @shared
-def pruned_outputs(case: Case, first: bool) -> list[tuple[Tensor, Tensor]]:
-    """Outputs of pruned models, and of the same functions at other settings of the dials; rebalanced first, or not."""
+def pruned_outputs(case: Case, first: bool, vacuous: bool) -> list[tuple[Tensor, Tensor]]:
+    """Outputs of pruned models, and of the same functions at other settings of the dials; rebalanced first, or not.
+
+    Args:
+        vacuous: Nothing leaves one of the hidden units.
+    """
     draw, found = case.generator("pruning"), []
     prepared = lambda model: rebalance(model, 1, 1, tol=1e-14).model if first else model
     for build in (small_convnet, small_perceptron):
         model, X = seeded(build, draw), images(draw)
         with torch.no_grad():
+            layers_of(model)[-1].weight[:, 2] *= not vacuous
             found.append(tuple(pruned(prepared(m))(X) for m in (model, dialled(model, draw, 1.0))))
     return found
 
 
-@claim("O-prune-balanced", control={"first": False})
-def pruning_forgets_the_gauge(case, first=True):
-    """Weights of least size depend on the dials; after ``rebalance`` the pruned function does not."""
+@claim("O-prune-balanced", control=[{"first": False}, {"vacuous": True}])
+def pruning_forgets_the_gauge(case, first=True, vacuous=False):
+    """Weights of least size depend on the dials; after ``rebalance`` the pruned function does not, without vacuous units."""
     return equal(
-        measured=lambda: [turned for _, turned in pruned_outputs(case, first)],
-        predicted=lambda: [plain for plain, _ in pruned_outputs(case, first)],
+        measured=lambda: [turned for _, turned in pruned_outputs(case, first, vacuous)],
+        predicted=lambda: [plain for plain, _ in pruned_outputs(case, first, vacuous)],
         bound=1e-5,
         reason="the norm is flat at its minimum: a gap of 1e-14 leaves 1e-7 in the factors, and layers add up",
     )
