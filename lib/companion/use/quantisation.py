@@ -186,7 +186,7 @@ def scrambled_networks_gain(case, start="scrambled"):
     cells = [(name, bits) for name in KINDS for bits in (8, 4)]
     return tendency(
         lambda: [errors(case, n, start, b).log() - errors(case, n, f"{start} balanced", b).log() for n, b in cells],
-        reason=f"cells: three networks, 8 and 4 bits; {SEEDS} seeds; any gain counts (before a first look: a factor of two)",
+        reason=f"cells: three networks, 8 and 4 bits; {SEEDS} seeds; any gain counts, after a look at a factor of two",
     )
 
 

@@ -286,7 +286,7 @@ def pruned_outputs(case: Case, first: bool, vacuous: bool) -> list[tuple[Tensor,
 
 @claim("O-prune-balanced", control=[{"first": False}, {"vacuous": True}])
 def pruning_forgets_the_gauge(case, first=True, vacuous=False):
-    """Weights of least size depend on the dials; after ``rebalance`` the pruned function does not, without vacuous units."""
+    """Weights of least size depend on the dials; after ``rebalance`` the pruned function of living units does not."""
     return equal(
         measured=lambda: [turned for _, turned in pruned_outputs(case, first, vacuous)],
         predicted=lambda: [plain for plain, _ in pruned_outputs(case, first, vacuous)],
