@@ -100,8 +100,10 @@ def test_a_fresh_run_that_contradicts_the_record_is_told(changes, line):
     ("old", "new", "same"),
     [
         ({"verdict": "qualitative", "value": 1.6, "bound": 4.0}, {"value": 1.5}, True),
+        ({"verdict": "qualitative", "value": 1.6, "bound": 4.0}, {"value": 1.0}, False),
         ({"verdict": "qualitative", "value": 1.6, "bound": 4.0}, {"value": 1.5, "verdict": "fails"}, False),
         ({"verdict": "fails", "value": 1.7e7, "bound": 8.0}, {"value": 1.6e7}, True),
+        ({"verdict": "fails", "value": 1.7e7, "bound": 8.0}, {"value": 1.1e7}, False),
         ({"verdict": "fails", "value": 1.7e2, "bound": 8.0}, {"value": 1.6e2}, False),
         ({"verdict": "holds", "value": 1.7, "bound": 8.0}, {"value": 1.6}, False),
     ],

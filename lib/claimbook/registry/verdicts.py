@@ -14,6 +14,7 @@ from claimbook.source.pages import BookError, Layout, read_yaml, restore
 CLAIM_FIELDS = ("id", "paper", "section", "kind", "core", "statement", "page")
 OURS = "O"  # in place of a paper, in rows of what is the book's own
 WRONG = ("fails", "holds-with-correction")
+SUMMATION, DRAW = 0.02, 1 / 3  # how far two runs may differ: by the order of summation, by another draw
 FIELDS = ("verdict", "value", "bound", "control", "page", "note", "correction")
 
 
@@ -125,8 +126,9 @@ def missing(root: Path, verdicts: dict[str, dict]) -> list[str]:
 def contradictions(recorded: dict[str, dict], fresh: dict[str, dict]) -> list[str]:
     """Where a fresh run disagrees with the recorded verdicts, a line each; empty if it reproduces them.
 
-    Of tendencies the words and bounds are compared: their numbers are those of one draw, and training turns another
-    processor's rounding into another draw. So are values that violate a bound a hundredfold, such as what explodes.
+    Numbers of tendencies agree if they are within a third of each other: they are those of one draw, and training
+    turns another processor's rounding into another draw. So do values that violate a bound a hundredfold, such as what
+    explodes.
     """
     lines = []
     for claim in sorted(recorded.keys() | fresh.keys()):
@@ -144,22 +146,22 @@ def contradictions(recorded: dict[str, dict], fresh: dict[str, dict]) -> list[st
             lines += [
                 f"{claim}: {name} is recorded as {old[name]}, but {new['page']} finds {new[name]}"
                 for name in ("value", *([] if "function" in new else ["control"]))  # some controls diverge
-                if not (old["verdict"] == "qualitative" or (name == "value" and _violates(old) and _violates(new)))
-                and not agree(old[name], new[name], old["bound"])
+                if not agree(old[name], new[name], old["bound"], DRAW if _drawn(old) and _drawn(new) else SUMMATION)
             ]
     return lines
 
 
-def _violates(entry: dict) -> bool:
-    return entry["verdict"] == "fails" and entry["value"] >= 100 * entry["bound"]
+def _drawn(entry: dict) -> bool:
+    """Whether its numbers are those of one draw: a tendency, or a violation whose size decides nothing."""
+    return entry["verdict"] == "qualitative" or (entry["verdict"] == "fails" and entry["value"] >= 100 * entry["bound"])
 
 
-def agree(old: float | None, new: float | None, bound: float | None) -> bool:
+def agree(old: float | None, new: float | None, bound: float | None, tolerance: float = SUMMATION) -> bool:
     """Whether two numbers are the same measurement.
 
     What is left below a bound differs from machine to machine where it is rounding: below a bound of 1e-9 or less, and
     below a tenth of any bound, only the side of the bound is compared, which the verdict does. All other numbers agree
-    to 2 %, which leaves room for the order of summation in a short training run, and for nothing else.
+    to the tolerance; 2 % leaves room for the order of summation in a short training run, and for nothing else.
 
     Example:
         >>> agree(3e-16, 5e-15, bound=1e-12), agree(0.1, 0.2, bound=0.5)
@@ -168,7 +170,7 @@ def agree(old: float | None, new: float | None, bound: float | None) -> bool:
     if old is None or new is None or bound is None:
         return old is new
     noise = bound if bound <= 1e-9 else bound / 10
-    return max(abs(old), abs(new)) <= noise or math.isclose(old, new, rel_tol=0.02)
+    return max(abs(old), abs(new)) <= noise or math.isclose(old, new, rel_tol=tolerance)
 
 
 def record(root: Path, name: str, verdicts: dict[str, dict]) -> list[Path]:
