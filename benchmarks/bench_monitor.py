@@ -10,7 +10,8 @@ median over rounds, of
 - (c) finite differences: order of each layer from the outputs at weights scaled by 1 + h, and the norms by difference.
 
 A second table has networks of common size, trained by stochastic gradient descent on mini-batches, plain and monitored:
-multilayer perceptrons on images of MNIST's size and ResNet18 on images of CIFAR-10's; and a third what ``check()``
+multilayer perceptrons on images of MNIST's size, also with the balances of their units (``junctions="chain"``), and
+ResNet18 on images of CIFAR-10's; and a third what ``check()``
 takes after 100 steps of chains of more and more layers.
 """
 
@@ -146,12 +147,13 @@ def common() -> dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor]]:
 def overhead(name: str, build: Callable[[], nn.Module], X: Tensor, labels: Tensor, rounds: int, seconds: float) -> dict:
     """Median ratio of monitored to plain training over rounds in which both take turns."""
     steps, monitor = {}, None
-    for way in ("plain", "monitor"):
+    junctions = {"monitor": None} | ({} if batched(build) else {"with balances": "chain"})
+    for way in ("plain", *junctions):
         torch.manual_seed(0)
         model = build()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        if way == "monitor":
-            monitor = NormMonitor(model, optimizer)
+        if way != "plain":
+            monitor = NormMonitor(model, optimizer, junctions=junctions[way])
 
         def step(model=model, optimizer=optimizer) -> None:
             optimizer.zero_grad()
@@ -172,14 +174,18 @@ def overhead(name: str, build: Callable[[], nn.Module], X: Tensor, labels: Tenso
             for _ in range(count):
                 steps[way]()
             spent[way].append((clock() - start) / count)
-    ratios = [x / y for x, y in zip(spent["monitor"], spent["plain"], strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
+    ratios = {w: [x / y for x, y in zip(spent[w], spent["plain"], strict=True)] for w in junctions}
+    low, _, high = statistics.quantiles(ratios["monitor"], n=4)
     assert monitor is not None
     return {
         "network": name, "parameters": sum(p.numel() for p in build().parameters()), "tensors": len(monitor.names),
-        "rounds": rounds, "seconds_plain": statistics.median(spent["plain"]), "monitor": statistics.median(ratios),
-        "quartiles": [low, high],
-    }  # fmt: skip
+        "rounds": rounds, "seconds_plain": statistics.median(spent["plain"]), "quartiles": [low, high],
+    } | {way: statistics.median(found) for way, found in ratios.items()}  # fmt: skip
+
+
+def batched(build: Callable[[], nn.Module]) -> bool:
+    """Whether the network has batch normalisation, and so no chain of layers whose units are balanced."""
+    return any(isinstance(m, nn.BatchNorm2d) for m in build().modules())
 
 
 def check_times(depths: tuple[int, ...] = (25, 50, 100, 200), steps: int = 100) -> list[dict]:
@@ -236,7 +242,8 @@ def main() -> None:
         usual.append(overhead(name, build, X, labels, 2 * options.rounds, options.seconds))
         row = usual[-1]
         print(f"{name:30} {row['parameters']:9} {1e3 * row['seconds_plain']:9.2f} ms | monitor {row['monitor']:6.3f} "
-              f"(quartiles {row['quartiles'][0]:.3f} to {row['quartiles'][1]:.3f})", flush=True)  # fmt: skip
+              f"(quartiles {row['quartiles'][0]:.3f} to {row['quartiles'][1]:.3f}) "
+              f"with balances {row.get('with balances', float('nan')):6.3f}", flush=True)  # fmt: skip
     checks = check_times()
     for row in checks:
         print(f"check() of {row['tensors']:4} tensors over {row['steps']} steps: {row['seconds']:.3f} s")

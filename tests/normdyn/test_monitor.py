@@ -206,7 +206,12 @@ def test_a_residual_branch_is_not_covered_but_its_layers_move_together():
     k = by_layer(monitor.table()["k_eff"], monitor)
     assert torch.allclose(k[:, 1], k[:, 2], rtol=1e-11)  # all influence of both is the branch
     assert (k[:, 1] - k[:, 0]).abs().min() > 1e-2
-    assert monitor.balances()["junction"] == []
+    with pytest.raises(RuntimeError, match="no junctions are recorded"):
+        monitor.balances()
+    with pytest.raises(ValueError, match='junctions="chain": .*joins branches.*name pairs'):
+        NormMonitor(model, OPTIMIZERS["plain"](model.parameters()), junctions="chain")
+    with pytest.raises(ValueError, match="junctions must be pairs"):
+        NormMonitor(model, OPTIMIZERS["plain"](model.parameters()), junctions="all")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -260,7 +265,7 @@ def test_balance_of_units_against_a_slow_sum():
         units = lambda V, U: torch.stack([V[i] @ V[i] - U[:, i] @ U[:, i] for i in range(len(V))])
         return [units(W[0], W[1]), units(W[1], W[2])]
 
-    monitor, seen = train(model, OPTIMIZERS["plain"](model.parameters()), 50, X, Y, oracle=slow)
+    monitor, seen = train(model, OPTIMIZERS["plain"](model.parameters()), 50, X, Y, oracle=slow, junctions="chain")
     table = monitor.balances()
     assert table["junction"][:2] == ["0.weight -> 2.weight", "2.weight -> 4.weight"]
     expected = torch.stack([b.norm() for before, _ in seen for b in before])
@@ -277,7 +282,8 @@ def test_balance_of_units_against_a_slow_sum():
 def test_balance_across_a_flatten_counts_channels():
     torch.manual_seed(0)
     model, X = network(3, 8, 2), torch.randn(20, 3, 8, 8)
-    monitor, _ = train(model, torch.optim.SGD(model.parameters(), lr=0.05), 3, X, torch.randn(20, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    monitor, _ = train(model, optimizer, 3, X, torch.randn(20, 10), junctions="chain")
     assert len(set(monitor.balances()["junction"])) == 2
     assert (monitor.balances()["first_order"] < 1e-6).all()  # rounding of float32 updates
 

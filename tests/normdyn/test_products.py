@@ -7,7 +7,7 @@ from torch import nn
 from normdyn.norms.calls import Calls
 from normdyn.norms.products import NAMES, PIECE, Pieces, Rows
 
-SHAPES = [(40, 1000), (40,), (7, 40), (12, 2, 3, 3), (5, 12, 2, 2), (1,), ()]
+SHAPES = [(40, 2000), (40,), (7, 40), (12, 2, 3, 3), (5, 12, 2, 2), (1,), ()]
 JUNCTIONS = [(0, 2), (3, 4)]
 
 

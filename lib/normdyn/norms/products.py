@@ -12,19 +12,20 @@ Source: ours.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normdyn.shapes import Float
 
 __all__ = ["NAMES", "PIECE", "SAFE", "Pieces", "Rows"]
 
 NAMES = ("WG", "GG", "Gg", "Gd", "dd", "WW", "Wg", "Wu", "gg", "VV", "uu")
-PIECE = 2**15  # numbers in a piece: in float64 a quarter of a megabyte
+PIECE = 2**16  # numbers in a piece: in float64 half a megabyte
 SAFE = (1e-25, 1e30)
 
-# Products of a tensor in the order in which they arise, and where those of NAMES are among them.
-_ARISING = ("WW", "Wu", "uu", "VV", "Wg", "gg", "WG", "GG", "Gg", "Gd", "dd")
-_ORDER = [_ARISING.index(name) for name in NAMES]
+# A gradient that nothing changed has these, where they stand among WW, Wu, uu, VV, Wg, gg and a zero.
+_PLACE = [("WW", "Wu", "uu", "VV", "Wg", "gg", "dd").index({"WG": "Wg", "GG": "gg", "Gg": "gg", "Gd": "dd"}.get(n, n))
+          for n in NAMES]  # fmt: skip
+_COMPARED = [k for k, name in enumerate(NAMES) if "g" in name or "G" in name or "d" in name]
 
 
 class Pieces:
@@ -48,16 +49,20 @@ class Pieces:
         above = {k: side[1] for (_, k), side in zip(junctions, self._sides, strict=True)}
         self._junctions = junctions
         self._double = torch.tensor([p.dtype == torch.float64 for p in parameters])
-        plain = [p.dtype if p.dtype in (torch.float32, torch.float64) else torch.float32 for p in parameters]
         steps = [_step(p, k in below or k in above) for k, p in enumerate(parameters)]
+        counts = [len(W.view(-1).split(step)) for W, step in zip(self._weights, steps, strict=True)]
+        owners = torch.arange(len(parameters)).repeat_interleave(torch.tensor(counts))
+        self._owners = nn.functional.one_hot(owners, len(parameters)).mT.double()
+        self._moved = torch.zeros(sum(counts), 4, dtype=torch.float64)
+        self._slopes = {kind: torch.zeros(sum(counts), 2, dtype=kind) for kind in {_plain(p) for p in parameters}}
+        self._none = torch.zeros(len(parameters), 1, dtype=torch.float64)
         buffers = torch.empty(5, max(steps, default=0), dtype=torch.float64)
-        self._products = torch.zeros(len(parameters), len(_ARISING), dtype=torch.float64)
+        cells = zip(self._moved.split(counts), *(table.split(counts) for table in self._slopes.values()), strict=True)
         self._tensors = [
-            _Tensor(W, G, step, buffers, dtype, below.get(k), above.get(k), row)
-            for k, (W, G, step, dtype, row) in enumerate(
-                zip(self._weights, self.received, steps, plain, self._products, strict=True)
-            )
-        ]
+            _Tensor(W, G, steps[k], buffers, moved, dict(zip(self._slopes, slopes, strict=True))[_plain(W)],
+                    below.get(k), above.get(k))
+            for k, (W, G, (moved, *slopes)) in enumerate(zip(self._weights, self.received, cells, strict=True))
+        ]  # fmt: skip
 
     def begin(self, parameters: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
         """Before the step: take the weights, and the gradients ``g``; None where it is ``G`` to the last bit."""
@@ -67,11 +72,20 @@ class Pieces:
     def finish(self, parameters: Sequence[Tensor]) -> Float[Tensor, "l 11"]:
         """After the step: all products, in the order of ``NAMES``."""
         for tensor, p, found in zip(self._tensors, parameters, self._found, strict=True):
-            tensor.multiply(p.detach(), found)
+            tensor.move(p.detach())
+            if found is None:
+                tensor.slope()
+        moved = self._owners @ self._moved
+        moved = torch.where(self._double[:, None], moved, _updates(moved.T).T)
+        slopes = self._owners @ sum(table.double() for table in self._slopes.values())
+        products = torch.cat((moved, slopes, self._none), 1)[:, _PLACE]
+        for k, (found, gg) in enumerate(zip(self._found, slopes[:, 1].tolist(), strict=True)):
+            if found is not None:
+                products[k, _COMPARED] = self._tensors[k].compared(found)
+            elif not SAFE[0] < gg < SAFE[1]:  # squares of small or large numbers may have left the range of float32
+                products[k, _COMPARED] = self._tensors[k].compared(self.received[k])
         self._found = []
-        moved, single = self._products[:, :4], ~self._double
-        moved[single] = _updates(moved[single].T).T
-        return self._products[:, _ORDER]
+        return products
 
     def balances(self) -> list[Tensor]:
         """For each unit of each junction: its balance, and half of the first- and the second-order change."""
@@ -85,96 +99,97 @@ class Pieces:
 class _Tensor:
     """The products of one tensor: all views that a step needs are made once, for small networks feel each of them.
 
-    ``below`` and ``above`` take the sums over the weights into a unit, and out of it; ``row`` the products.
+    ``moved`` and ``slopes`` take the products of each piece, ``below`` and ``above`` the sums over the weights into a
+    unit, and out of it.
     """
 
-    def __init__(self, W, G, step, buffers, plain, below, above, row):
-        self._step, self._row = step, row
+    def __init__(self, W, G, step, buffers, moved, slopes, below, above):
+        self._step = step
         self._old, self._received = W.view(-1).split(step), G.view(-1).split(step)
         self._views = [tuple(buffers[:, : len(piece)].unbind()) for piece in self._old]
         self._double = W.dtype == torch.float64
-        self._moved = torch.zeros(len(self._old), 4, dtype=torch.float64)
-        self._cells = [cells.unbind() for cells in self._moved]
-        self._gradient = torch.zeros(len(self._old), 2, dtype=plain)
-        self._slopes = [cells.unbind() for cells in self._gradient]
+        self._moved, self._cells = moved, [cells.unbind() for cells in moved]
+        self._slopes = [cells.unbind() for cells in slopes]
         self._below, self._above = below, above
+        width = max(1, W[0].numel()) if W.ndim else 1
         if below is not None:
-            width = W[0].numel()
+            units = [slice(start, start + step // width) for start in range(0, len(W), max(1, step // width))]
+            self._units = [below[:, some] for some in units]
             pairs = [buffers[:2, : len(piece)].view(2, -1, width).transpose(0, 1) for piece in self._old]
-            self._grams = torch.zeros(len(W), 2, 2, dtype=torch.float64)
-            split = self._grams.split(step // width)
-            self._rows = [(rows, rows.mT, grams) for rows, grams in zip(pairs, split, strict=True)]
+            grams = [torch.zeros(len(rows), 2, 2, dtype=torch.float64) for rows in pairs]
+            self._rows = [(rows, rows.mT, g, g.view(-1, 4).mT) for rows, g in zip(pairs, grams, strict=True)]
         if above is not None:
             units = above.shape[1]
-            self._grids = [buffers[2:5, : len(piece)].view(3, -1, units, W[0].numel() // units) for piece in self._old]
+            self._grids = [buffers[2:5, : len(piece)].view(3, -1, units, width // units) for piece in self._old]
+            self._lines = [buffers[2:5, : len(piece)].view(3, -1, width) for piece in self._old]
             self._pairs = [(buffers[:2, : len(piece)], buffers[2:4, : len(piece)]) for piece in self._old]
 
-    def multiply(self, p: Tensor, found: Tensor | None) -> None:
-        for k, new in enumerate(p.reshape(-1).split(self._step)):
-            self._move(k, new)
-        if self._below is not None:
-            self._below.copy_(self._grams.view(-1, 4)[:, [0, 1, 3]].mT)
-            torch.sum(self._below, 1, out=self._row[:3])
-            torch.sum(self._moved[:, 3], 0, out=self._row[3])
-        else:
-            torch.sum(self._moved, 0, out=self._row[:4])
-        if found is None:
-            self._unchanged()
-        else:
-            self._changed(found)
-
-    def _move(self, k: int, new: Tensor) -> None:
+    def move(self, p: Tensor) -> None:
         """Products of weights with themselves and with the update: in float64 the update, else the weights after it.
 
         Numbers of 24 bits have products of 48: differences of their sums in float64 are as good as those of updates.
         """
-        w, other, *_ = self._views[k]
-        w.copy_(self._old[k])
-        other.copy_(new)
-        WW, WO, OO, VV = self._cells[k]
-        if self._double:
-            torch.dot(other, other, out=VV)
-            other.sub_(w)
-        if self._below is None:
-            torch.dot(w, w, out=WW)
-            torch.dot(w, other, out=WO)
-            torch.dot(other, other, out=OO)
-        else:  # one product of the rows of both with themselves gives the sums of each unit, and with them of all
-            rows, columns, grams = self._rows[k]
-            torch.bmm(rows, columns, out=grams)
-        if self._above is not None:
-            both, products = self._pairs[k]
-            torch.mul(both, w, out=products)
-            torch.mul(other, other, out=self._views[k][4])
-            grid = self._grids[k]
-            sums = grid[..., 0].sum(1) if grid.shape[3] == 1 else grid.sum((1, 3))
-            self._above.copy_(sums) if k == 0 else self._above.add_(sums)
+        for k, new in enumerate(p.reshape(-1).split(self._step)):
+            w, other, *_ = self._views[k]
+            w.copy_(self._old[k])
+            other.copy_(new)
+            WW, WO, OO, VV = self._cells[k]
+            if self._double:
+                torch.dot(other, other, out=VV)
+                other.sub_(w)
+            if self._above is not None:
+                self._leave(k, w, other)
+            if self._below is not None:
+                self._enter(k)
+                torch.sum(self._units[k], 1, out=self._moved[k, :3])
+            else:
+                torch.dot(w, w, out=WW)
+                torch.dot(w, other, out=WO)
+                torch.dot(other, other, out=OO)
 
-    def _unchanged(self) -> None:
+    def _leave(self, k: int, w: Tensor, other: Tensor) -> None:
+        """Sums over the weights out of each unit."""
+        both, products = self._pairs[k]
+        torch.mul(both, w, out=products)
+        torch.mul(other, other, out=self._views[k][4])
+        grid = self._grids[k]
+        sums = grid[..., 0].sum(1) if grid.shape[3] == 1 else grid.sum((1, 3))
+        self._above.copy_(sums) if k == 0 else self._above.add_(sums)
+
+    def _enter(self, k: int) -> None:
+        """Sums over the weights into each unit: of the products, where those are at hand."""
+        if self._above is not None:
+            torch.sum(self._lines[k], 2, out=self._units[k])
+            return
+        rows, columns, grams, sums = self._rows[k]
+        torch.bmm(rows, columns, out=grams)
+        self._units[k][:2], self._units[k][2] = sums[:2], sums[3]
+
+    def slope(self) -> None:
         """Products of a gradient that nothing changed, in its own precision: the bars on them are those of it."""
         for w, g, (Wg, gg) in zip(self._old, self._received, self._slopes, strict=True):
             if w.dtype != Wg.dtype:
                 w, g = w.to(Wg.dtype), g.to(Wg.dtype)
             torch.dot(w, g, out=Wg)
             torch.dot(g, g, out=gg)
-        Wg, gg = self._gradient.sum(0, dtype=torch.float64).unbind()
-        if not SAFE[0] < gg < SAFE[1]:  # squares of small or large numbers may have left the range of float32
-            self._changed(torch.cat(self._received))
-            return
-        self._row[4:9] = torch.stack((Wg, gg, Wg, gg, gg))
-        self._row[9:] = 0.0
 
-    def _changed(self, found: Tensor) -> None:
+    def compared(self, found: Tensor) -> Float[Tensor, " c"]:
         """Products of gradients that differ: what no factor explains is a small difference of them."""
-        sums = torch.zeros(7, dtype=torch.float64)
+        sums = {}
         for k, new in enumerate(found.reshape(-1).split(self._step)):
             w, g, G, d, *_ = self._views[k]
             for buffer, values in ((w, self._old[k]), (g, new), (G, self._received[k])):
                 buffer.copy_(values)
             torch.sub(g, G, out=d)
-            pairs = ((w, g), (g, g), (w, G), (G, G), (G, g), (G, d), (d, d))
-            sums += torch.stack([torch.dot(x, y) for x, y in pairs])
-        self._row[4:] = sums
+            values = {"W": w, "g": g, "G": G, "d": d}
+            for name in (NAMES[c] for c in _COMPARED):
+                sums[name] = sums.get(name, 0.0) + torch.dot(values[name[0]], values[name[1]])
+        return torch.stack(list(sums.values()))
+
+
+def _plain(p: Tensor) -> torch.dtype:
+    """In which a gradient is multiplied that nothing changed: its own, if processors multiply in that."""
+    return p.dtype if p.dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def _updates(sums: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ Inner products are accumulated in float64 on the device of the model and leave i
 Source: ours.
 """
 
+import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -48,7 +49,7 @@ class Recorder:
         optimizer: torch.optim.Optimizer,
         *,
         output: Callable[[Any], Tensor] | None,
-        junctions: Iterable[tuple[str, str]] | None,
+        junctions: Iterable[tuple[str, str]] | str | None,
         every: int,
         average: bool,
     ):
@@ -78,7 +79,7 @@ class Recorder:
         self._output, self._every = output, every
         self._groups = [group_of[id(p)] for p in self.parameters]
         self._identity = self._fingerprint()
-        self.junctions = self._chain() if junctions is None else [tuple(pair) for pair in junctions]
+        self.junctions = self._junctions(junctions)
         known({name for pair in self.junctions for name in pair}, self.names, "junctions")
         for below, above in self.junctions:
             _columns(tracked[above], len(tracked[below]), above, below)
@@ -335,11 +336,22 @@ class Recorder:
     def _fingerprint(self) -> tuple:
         return tuple((id(p), p.requires_grad, p.device) for p in self.model.parameters())
 
+    def _junctions(self, asked: Iterable[tuple[str, str]] | str | None) -> list[tuple[str, str]]:
+        if isinstance(asked, str):
+            if asked != "chain":
+                raise ValueError(f'junctions must be pairs of parameter names or "chain", got {asked!r}')
+            found = self._chain()
+            if not found:
+                raise ValueError('junctions="chain": the model has no two layers in a row that the optimizer holds')
+            return found
+        return [(below, above) for below, above in asked or ()]
+
     def _chain(self) -> list[tuple[str, str]]:
         try:
             layers = weighted_layers(unwrapped(self.model))
-        except UnsupportedModel:
-            return []
+        except UnsupportedModel as error:
+            why = str(error).partition("; only chains")[0]
+            raise ValueError(f'junctions="chain": {why}; name pairs of neighbours instead') from error
         names = {id(p): name for name, p in zip(self.names, self.parameters, strict=True)}
         found = [(names.get(id(a.module.weight)), names.get(id(b.module.weight))) for a, b in pairwise(layers)]
         return [
@@ -455,10 +467,24 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether all numbers are equal; NumPy looks four times faster than torch."""
-    if one.dtype not in (torch.float32, torch.float64):
+    """Whether all bits are equal; C's own comparison looks six times faster than NumPy or torch, where it is there."""
+    alike = one.dtype == other.dtype and one.shape == other.shape and one.is_contiguous() and other.is_contiguous()
+    if _memcmp is None or not alike:
         return torch.equal(one, other)
-    return bool((one.numpy() == other.numpy()).all())
+    return _memcmp(one.data_ptr(), other.data_ptr(), one.numel() * one.element_size()) == 0
+
+
+def _c_comparison() -> Callable[[int, int, int], int] | None:
+    """``memcmp`` of the C library that the interpreter is linked with; None where the system hides it."""
+    try:
+        compare = ctypes.CDLL(None).memcmp
+    except (AttributeError, OSError, TypeError):
+        return None
+    compare.argtypes, compare.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t), ctypes.c_int
+    return compare
+
+
+_memcmp = _c_comparison()
 
 
 def _before_casts(f: Tensor) -> tuple[Any, int]:
