@@ -51,3 +51,23 @@ def named(weights: list[Tensor]) -> dict[str, Tensor]:
 def listed(params: dict[str, Tensor]) -> list[Tensor]:
     """The layers of :func:`named` in their order; other parameters are left out."""
     return [params[f"W{l + 1}"] for l in range(sum(name.startswith("W") for name in params))]
+
+
+def root(z: Tensor) -> Tensor:
+    """Homogeneous of order 1/2."""
+    return z.abs().sqrt()
+
+
+def squared_relu(z: Tensor) -> Tensor:
+    """Homogeneous of order 2."""
+    return torch.relu(z) ** 2
+
+
+def signed_square(z: Tensor) -> Tensor:
+    """Homogeneous of order 2, and odd."""
+    return z * z.abs()
+
+
+def normal(case: Case, role: int | str, *shape: int) -> Tensor:
+    """Gaussian numbers in float64, one independent stream for each role."""
+    return torch.randn(*shape, generator=case.generator(role), dtype=torch.float64)
