@@ -41,7 +41,7 @@ def draw_rates(case: Case) -> None:
     left.set_xscale("symlog", linthresh=1)
     left.set_yscale("symlog", linthresh=1)
     low = 1.4 * inside.min().item()
-    left.set(xlabel="rate by Theorem 2", ylabel="measured rate", xlim=(low, 2), ylim=(low, 2))
+    left.set(xlabel="rate by Theorem 2", ylabel="measured rate", xlim=(low, 0), ylim=(low, 0))
     left.legend(loc="upper left", fontsize=8)
     run = followed(case)[0]
     again, K = rebuilt(run, order_products, True), order_products(run.orders)
@@ -65,9 +65,12 @@ def draw_quotient(case: Case) -> None:
     left.plot(steps, quotient, **MEASURED, label="difference quotient")
     left.plot(steps, flow, **BROKEN, label="flow, Theorem 2")
     left.plot(steps, law, **PREDICTED, label="law of a step")
-    shown = quotient[20:110]
-    top = shown.max().item() + 0.5 * (shown.max() - shown.min()).item()
-    left.set(xlabel="step", ylabel=r"rate of $\|\theta\|^2$", xlim=(20, 110), ylim=(flow[20:110].min().item(), top))
+    rises = (run.loss.diff()[50:] > 0).nonzero()
+    edge = 50 + (int(rises[0]) if len(rises) else 50)  # the first rise of the loss after the start has settled
+    window = slice(edge - 30, edge + 50)
+    low, high = flow[window].min().item(), quotient[window].max().item()
+    ends = low - 0.05 * (high - low), high + 0.5 * (high - low)
+    left.set(xlabel="step", ylabel=r"rate of $\|\theta\|^2$", xlim=(window.start, window.stop), ylim=ends)
     left.legend(fontsize=8, loc="upper left")
     gap, rest = (quotient - flow).abs(), (quotient - law).abs().clamp_min(1e-17)
     right.semilogy(steps, gap, **BROKEN, label="flow")
