@@ -20,9 +20,11 @@ from companion.unified_balancing.norm_dynamics_runs import (
     Followed,
     Growth,
     Network,
+    Pass,
     followed,
     half_square,
     networks,
+    passes,
     whole_square,
 )
 from normdyn.motion.flows import Params
@@ -46,9 +48,9 @@ def traces(weights: Params) -> Tensor:
 # Theorem 2 at an instant
 
 
-def norm_law(net: Network) -> Tensor:
+def norm_law(one: Pass) -> Tensor:
     """The right-hand side of eq. (5), for every layer."""
-    s = net.backward(seen=True)
+    net, s = one
     driven = [squared_norm_rate(s.output, s.output_gradient, order=K) for K in order_products(net.units.orders)]
     return torch.stack(driven) - 2 * DECAY * torch.stack([W.square().sum() for W in net.weights.values()])
 
@@ -62,10 +64,9 @@ def norms_follow_one_number(case, units=HOMOGENEOUS, penalty=half_square, biased
 
     For a batch W is what acts on one sample, and the inner product is taken over the batch.
     """
-    some = lambda: networks(case, units, biased, stale)
     return equal(
-        measured=lambda: [runs.rate(net, squared_norms, penalty) for net in some()],
-        predicted=lambda: [norm_law(net) for net in some()],
+        measured=lambda: [runs.rate(net, squared_norms, penalty) for net in networks(case, units, biased, stale)],
+        predicted=lambda: [norm_law(one) for one in passes(case, units, biased, stale)],
         bound=1e-12, reason=ROUNDING,
     )  # fmt: skip
 
@@ -74,7 +75,7 @@ def samples(net: Network) -> int:
     return len(net.X)
 
 
-def one(net: Network) -> int:
+def single(net: Network) -> int:
     return 1
 
 
@@ -83,14 +84,15 @@ def operators(weights: Params, n: int) -> Tensor:
     return torch.stack([torch.kron(W, torch.eye(n, dtype=W.dtype)).square().sum() for W in weights.values()])
 
 
-@claim("O-batch-operator", control={"factor": one})
+@claim("O-batch-operator", control={"factor": single})
 def batch_operator_grows_faster(case, factor=samples):
     """The operator that acts on n collected inputs grows, before decay, n times as fast as Theorem 2 says of it."""
     some = lambda: networks(case, HOMOGENEOUS)
-    decayed = lambda net: -2 * DECAY * squared_norms(net.weights)
+    decayed = lambda net: -2 * DECAY * torch.stack([W.square().sum() for W in net.weights.values()])
+    law = lambda one: factor(one.net) * (norm_law(one) - decayed(one.net)) + len(one.net.X) * decayed(one.net)
     return equal(
         measured=lambda: [runs.rate(net, lambda W, net=net: operators(W, len(net.X))) for net in some()],
-        predicted=lambda: [factor(net) * (norm_law(net) - decayed(net)) + len(net.X) * decayed(net) for net in some()],
+        predicted=lambda: [law(one) for one in passes(case)],
         bound=1e-12, reason=ROUNDING,
     )  # fmt: skip
 
@@ -105,9 +107,10 @@ def product_from(orders: tuple[float, ...], l: int) -> float:
     return math.prod(orders[l:])
 
 
-def trace_law(net: Network, product: Callable[[tuple[float, ...], int], float]) -> Tensor:
+def trace_law(one: Pass, product: Callable[[tuple[float, ...], int], float]) -> Tensor:
     """The right-hand side of eq. (6), for every junction."""
-    s, sizes = net.backward(), torch.stack([W.square().sum() for W in net.weights.values()])
+    net, s = one
+    sizes = torch.stack([W.square().sum() for W in net.weights.values()])
     aligned, orders = (s.output * s.output_gradient).sum(), net.units.orders
     driven = [-2 * (k - 1) * product(orders, l) * aligned for l, k in enumerate(orders)]
     return torch.stack(driven) - 2 * DECAY * (sizes[:-1] - sizes[1:])
@@ -118,10 +121,9 @@ def trace_law(net: Network, product: Callable[[tuple[float, ...], int], float]) 
 )
 def traces_follow(case, units=HOMOGENEOUS, penalty=half_square, product=product_above, biased=False):
     """The trace of a balance moves at -2 (k - 1) K <f, grad_f L> - 2 delta Tr B, K from the layer above.  A (6)"""
-    some = lambda: networks(case, units, biased)
     return equal(
-        measured=lambda: [runs.rate(net, traces, penalty) for net in some()],
-        predicted=lambda: [trace_law(net, product) for net in some()],
+        measured=lambda: [runs.rate(net, traces, penalty) for net in networks(case, units, biased)],
+        predicted=lambda: [trace_law(one, product) for one in passes(case, units, biased)],
         bound=1e-11, reason=f"{ROUNDING}; traces are differences of norms, which cancel in part",
     )  # fmt: skip
 
@@ -138,11 +140,10 @@ SMOOTH = (
 @claim("A-eq20b", control={"biased": True})
 def growth_shows_at_own_output(case, units=(*SMOOTH, *HOMOGENEOUS), biased=False):
     """Without weight decay |W|^2 moves at -2 <G, Z>: any differentiable activations, the last layer too.  A (20b)"""
-    some = lambda: networks(case, units, biased)
     own = lambda s: [-2 * (G * Z).sum() for G, Z in zip(s.field_gradients, s.fields, strict=True)]
     return equal(
-        measured=lambda: [runs.rate(net, squared_norms, decay=0.0) for net in some()],
-        predicted=lambda: [torch.stack(own(net.backward())) for net in some()],
+        measured=lambda: [runs.rate(net, squared_norms, decay=0.0) for net in networks(case, units, biased)],
+        predicted=lambda: [torch.stack(own(one.signals)) for one in passes(case, units, biased)],
         bound=1e-11, reason="rounding of sums over 12 samples; exp, sine, tanh, GELU, softplus, and homogeneous maps",
     )  # fmt: skip
 
@@ -162,7 +163,7 @@ def pooled(z: Tensor) -> Tensor:
 
 
 @shared
-def passes(case: Case) -> list[tuple[Any, list[Tensor], Callable]]:
+def three_layers(case: Case) -> list[tuple[Any, list[Tensor], Callable]]:
     """Signals, weights, and the map at the first junction: three that act on a sample as a whole, and the identity."""
     found = []
     for phi in (layer_norm, mixed_rms, pooled, identity):
@@ -178,9 +179,9 @@ def gradients_come_down(case, adjoint=True):
     pattern = "nij,ni->nj" if adjoint else "nij,nj->ni"
     derivative = lambda s, phi: torch.stack([torch.func.jacfwd(lambda z: phi(z[None])[0])(z) for z in s.fields[0]])
     return equal(
-        measured=lambda: [s.field_gradients[0] for s, _, _ in passes(case)],
+        measured=lambda: [s.field_gradients[0] for s, _, _ in three_layers(case)],
         predicted=lambda: [torch.einsum(pattern, derivative(s, phi), s.field_gradients[1] @ W[1])
-                           for s, W, phi in passes(case)],
+                           for s, W, phi in three_layers(case)],
         bound=1e-12, reason="rounding; layer norm, RMS norm with mixing, max pooling, identity, 3 networks each",
     )  # fmt: skip
 
@@ -188,7 +189,7 @@ def gradients_come_down(case, adjoint=True):
 @claim("A-eq22b", control=[{"biased": True}, {"units": TANH}])
 def each_map_passes_its_order(case, units=HOMOGENEOUS, biased=False):
     """Along the chain <G, Z> is multiplied by the order of each activation that it passes.  A (22b)"""
-    passed = lambda: [net.backward() for net in networks(case, units, biased)]
+    passed = lambda: [one.signals for one in passes(case, units, biased)]
     pairing = lambda s: torch.stack([(G * Z).sum() for G, Z in zip(s.field_gradients, s.fields, strict=True)])
     orders = lambda: [torch.tensor(net.units.orders, dtype=torch.float64) for net in networks(case, units, biased)]
     sizes = lambda s: torch.stack([G.norm() * Z.norm() for G, Z in zip(s.field_gradients, s.fields, strict=True)])
@@ -221,7 +222,7 @@ def one_number_is_enough(case, products=order_products, driven=True):
     return equal(
         measured=lambda: [run.squares for run in followed(case)],
         predicted=lambda: [rebuilt(run, products, driven) for run in followed(case)],
-        bound=1e-10, reason="integrator's tolerance of 1e-12 a step; five lists of orders",
+        bound=1e-10, reason="integrator's tolerance of 1e-12 a step; three lists of orders",
     )  # fmt: skip
 
 
@@ -335,17 +336,17 @@ def cross_entropy_gradient(case, over=1):
     )  # fmt: skip
 
 
-def quotient(net: Network, step: float) -> Tensor:
+def quotient(one: Pass, step: float) -> Tensor:
     """Eq. (32): the change of the squared norm of all layers in a step of gradient descent, over the step."""
-    gradients = net.backward().gradients
-    moved = [W - step * (g + DECAY * W) for W, g in zip(net.weights.values(), gradients, strict=True)]
+    net, s = one
+    moved = [W - step * (g + DECAY * W) for W, g in zip(net.weights.values(), s.gradients, strict=True)]
     before = sum(W.square().sum() for W in net.weights.values())
     return (sum(W.square().sum() for W in moved) - before) / step
 
 
-def summed_law(net: Network, products: Callable[[tuple[float, ...]], list[float]]) -> Tensor:
+def summed_law(one: Pass, products: Callable[[tuple[float, ...]], list[float]]) -> Tensor:
     """Theorem 2 summed over layers."""
-    s = net.backward()
+    net, s = one
     aligned, sizes = (s.output * s.output_gradient).sum(), [W.square().sum() for W in net.weights.values()]
     return -2 * sum(products(net.units.orders)) * aligned - 2 * DECAY * sum(sizes)
 
@@ -357,8 +358,8 @@ def quotient_estimates_the_rate(case, products=order_products):
     It is exactly linear in the step, so two steps give its limit.
     """
     return limit(
-        measured=lambda reach: [2 * quotient(net, 0.05 / reach) - quotient(net, 0.1 / reach) for net in networks(case)],
-        predicted=lambda: [summed_law(net, products) for net in networks(case)],
+        measured=lambda reach: [2 * quotient(one, 0.05 / reach) - quotient(one, 0.1 / reach) for one in passes(case)],
+        predicted=lambda: [summed_law(one, products) for one in passes(case)],
         bound=1e-11, reason="rounding of a quotient; steps of 0.1 and 0.05, then half of them; 7 lists of orders",
     )  # fmt: skip
 

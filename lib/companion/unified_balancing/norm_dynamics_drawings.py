@@ -14,7 +14,7 @@ from companion.unified_balancing.norm_dynamics_runs import (
     TASKS,
     descent,
     followed,
-    networks,
+    passes,
     rate,
 )
 from normdyn.norms.laws import order_products
@@ -31,9 +31,9 @@ OUTSIDE = (
 def draw_rates(case: Case) -> None:
     """Rates of squared norms against the theorem's, in and out of its class; and norms rebuilt from one number."""
     fig, (left, right) = axes(1, 2, height=3.2)
-    points = lambda nets: torch.cat([torch.stack([norm_law(net), rate(net, squared_norms)], 1) for net in nets])
-    inside = points(networks(case))
-    outside = points([net for world in OUTSIDE for net in networks(case, **world)])
+    points = lambda some: torch.cat([torch.stack([norm_law(one), rate(one.net, squared_norms)], 1) for one in some])
+    inside = points(passes(case))
+    outside = points([one for world in OUTSIDE for one in passes(case, **world)])
     broken = {"color": BROKEN["color"], "alpha": 0.7}
     left.plot(outside[:, 0], outside[:, 1], "x", markersize=4, label="outside of the class", **broken)
     left.plot(inside[:, 0], inside[:, 1], "o", markersize=3.5, label="homogeneous", color=MEASURED["color"])

@@ -60,11 +60,10 @@ class Network(NamedTuple):
         output = chain(list(weights.values()), self.X, self.units.maps, biases=self.biases)
         return self.loss(output, self.target)
 
-    def backward(self, seen: bool = False) -> Signals:
-        """What one pass forward and backward shows."""
-        X = self.seen if seen else self.X
+    def backward(self) -> Signals:
+        """What one pass forward and backward shows, at the data on which the law looks."""
         loss = lambda f: self.loss(f, self.target)
-        return signals(loss, list(self.weights.values()), X, self.units.maps, biases=self.biases)
+        return signals(loss, list(self.weights.values()), self.seen, self.units.maps, biases=self.biases)
 
 
 class Problem(NamedTuple):
@@ -102,6 +101,19 @@ def networks(
     return found
 
 
+class Pass(NamedTuple):
+    """A network and what one pass forward and backward shows."""
+
+    net: Network
+    signals: Signals
+
+
+@shared
+def passes(case: Case, units: tuple[Units, ...] = HOMOGENEOUS, biased: bool = False, stale: bool = False) -> list[Pass]:
+    """Of all networks, at the data on which the law looks at them."""
+    return [Pass(net, net.backward()) for net in networks(case, units, biased, stale)]
+
+
 def half_square(weights: Params) -> Tensor:
     """The regulariser under which the drift is minus delta times the weights."""
     return sum((W.square().sum() / 2 for W in weights.values()), torch.zeros((), dtype=torch.float64))
@@ -120,7 +132,7 @@ def rate(net: Network, measure: Callable[[Params], Tensor], penalty=half_square,
 
 # Along a flow
 
-FOLLOWED = ((2, 0.5, 1), (1, 2, 1), (1, 0, 1), (1, 1, 1), (0.5, 2, 2))  # orders of smooth activations
+FOLLOWED = ((2, 0.5, 1), (1, 0, 1), (0.5, 2, 2))  # orders of smooth activations
 
 
 class Followed(NamedTuple):
@@ -135,7 +147,7 @@ class Followed(NamedTuple):
 @shared
 def followed(case: Case, lists: tuple[tuple[float, ...], ...] = FOLLOWED) -> list[Followed]:
     """Gradient flow with weight decay; the integral is carried along as one more coordinate."""
-    times, runs = torch.linspace(0, 2, 6, dtype=torch.float64), []
+    times, runs = torch.linspace(0, 1.5, 6, dtype=torch.float64), []
     for number, orders in enumerate(lists):
         weights, X, Y = problem(case, f"flow {number}", gain=2.5)
         start, X, Y = named(weights), functional.normalize(X), 2 * Y
