@@ -533,7 +533,7 @@ def orders(case: Case) -> dict[str, list[float]]:
     ):  # fmt: skip
         for task in chains(case, "orders", (4, 6, 8, 3), samples=40, gain=1.0):
             objective = lambda p, s=task, a=activation: square_loss(chain(listed(p), s.X, [identity, a]), s.Y)
-            field, counts = gradient_flow(objective, weight_decay=DECAY), [20, 40, 80, 160]
+            field, counts = gradient_flow(objective, weight_decay=DECAY), [20, 40, 80]
             errors = [law_error(fixed_steps(field, named(task.weights), n, method), task) for n in counts]
             found.setdefault(name, []).append(observed_order(errors, [1 / n for n in counts]))
     return found
