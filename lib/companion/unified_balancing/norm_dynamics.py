@@ -18,7 +18,6 @@ from companion.unified_balancing.norm_dynamics_runs import (
     MISNAMED,
     TANH,
     Followed,
-    Growth,
     Network,
     Pass,
     followed,
@@ -226,20 +225,15 @@ def one_number_is_enough(case, products=order_products, driven=True):
     )  # fmt: skip
 
 
-def above_zero(values: Tensor, run: Followed, products: Callable) -> Tensor:
-    """Squared norms over K, of the layers with K other than 0, each less the last one's."""
-    K = torch.tensor(products(run.orders), dtype=torch.float64)
-    ratio = values[..., K != 0] / K[K != 0]
-    return ratio[..., :-1] - ratio[..., -1:]
-
-
 @claim("O-any-two-layers", control={"products": all_one})
 def any_two_layers_move_on_a_line(case, products=order_products):
     """For any two layers with K other than 0 the difference of |W|^2 / K decays as exp(-2 delta t)."""
+    K = lambda run: torch.tensor(products(run.orders), dtype=torch.float64)
+    scaled = lambda run: (run.squares / K(run))[:, K(run) != 0]
+    line = lambda run: scaled(run)[:, :-1] - scaled(run)[:, -1:]
     return equal(
-        measured=lambda: [above_zero(run.squares, run, products) for run in followed(case)],
-        predicted=lambda: [torch.exp(-2 * DECAY * run.times)[:, None] * above_zero(run.squares[0], run, products)
-                           for run in followed(case)],
+        measured=lambda: [line(run)[1:] for run in followed(case)],
+        predicted=lambda: [torch.exp(-2 * DECAY * run.times[1:])[:, None] * line(run)[0] for run in followed(case)],
         bound=1e-9, reason="integrator's tolerance of 1e-12 a step, of differences that cancel in part",
     )  # fmt: skip
 
@@ -259,11 +253,6 @@ def all_layers_receive_the_same(case, second=torch.relu):
     )  # fmt: skip
 
 
-def rate_of_power(one: Growth, power: int) -> Tensor:
-    """Rate of the norm of each layer to some power, without weight decay."""
-    return -power * one.norms ** (power - 2) * one.pulls
-
-
 @claim("A-thm2-du-norm", printed={"power": 1}, control=[{"bias": 0.5}, {"units": (torch.tanh, torch.tanh)}])
 def differences_of_squares_are_kept(case, power=2, bias=0.0, units=(torch.relu, identity)):
     """Differences of the squared norms of layers are kept without weight decay, dense and convolutional.  A section 3
@@ -271,7 +260,8 @@ def differences_of_squares_are_kept(case, power=2, bias=0.0, units=(torch.relu, 
     Rates with ReLUs and max pooling; whole paths with linear layers and average pooling, which are smooth.
     """
     kinked, smooth = units
-    rates = lambda: [rate_of_power(one, power) for one in runs.du_growths(case, kinked, bias)]
+    rate = lambda one: -power * one.norms ** (power - 2) * one.pulls  # of each norm to the power
+    rates = lambda: [rate(one) for one in runs.du_growths(case, kinked, bias)]
     scales = lambda: [one.scale * one.norms.min() ** (power - 2) for one in runs.du_growths(case, kinked, bias)]
     differences = lambda: [(path**power).diff(dim=1) for path in runs.du_paths(case, smooth, bias)]
     return together(

@@ -147,9 +147,9 @@ class Followed(NamedTuple):
 @shared
 def followed(case: Case, lists: tuple[tuple[float, ...], ...] = FOLLOWED) -> list[Followed]:
     """Gradient flow with weight decay; the integral is carried along as one more coordinate."""
-    times, runs = torch.linspace(0, 1.5, 6, dtype=torch.float64), []
+    times, runs = torch.linspace(0, 1, 5, dtype=torch.float64), []
     for number, orders in enumerate(lists):
-        weights, X, Y = problem(case, f"flow {number}", gain=2.5)
+        weights, X, Y = problem(case, f"flow {number}", gain=2.0)
         start, X, Y = named(weights), functional.normalize(X), 2 * Y
 
         def output(state: Params, X=X, orders=orders) -> Tensor:

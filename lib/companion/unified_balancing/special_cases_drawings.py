@@ -75,9 +75,9 @@ def draw_normalisation(case: Case) -> None:
     path = decaying(case, "last", 0.0, None, decay)
     for l, color in enumerate(layer_colors(4)):
         label = f"layer {l + 1}" if l < 3 else "readout"
-        left.semilogy(TIMES, path[:, l], "o-", color=color, markersize=7 - l, label=label)
+        left.plot(TIMES, path[:, l], "o-", color=color, markersize=7 - l, label=label)
         columns[f"layer_{l + 1}"] = path[:, l]
-    left.semilogy(TIMES, torch.exp(-2 * decay * TIMES), **PREDICTED, label=r"$e^{-2\delta t}$")
+    left.plot(TIMES, torch.exp(-2 * decay * TIMES), **PREDICTED, label=r"$e^{-2\delta t}$")
     left.set(xlabel="time", ylabel="squared norm over its start")
     left.legend(fontsize=8)
     z, sizes = maps(case)[0][:1, :1], torch.logspace(-5, 1, 25, dtype=torch.float64)
