@@ -95,9 +95,9 @@ def theirs(model: nn.Module, sample: Tensor) -> dict:
 
 
 def reading(model: nn.Module) -> float:
-    """Seconds to read all weights once, for the sum of their squares as PyTorch forms it: the least of five."""
+    """Seconds to read all weights once, for their norms, which is the fastest way to do so: the least of five."""
     weights = [p.detach() for p in model.parameters()]
-    act = lambda _: sum(weight.square().sum() for weight in weights)
+    act = lambda _: sum(weight.norm() for weight in weights)
     return timed(act, nn.Identity(), times=5)[1]
 
 

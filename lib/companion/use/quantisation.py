@@ -20,7 +20,7 @@ from normdyn.rescaling.assembly import apply
 from normdyn.rescaling.following import follow
 from normdyn.rescaling.gauge import rebalance
 
-SEEDS = 4
+SEEDS = 6
 BITS = (8, 6, 5, 4, 3)
 
 

@@ -218,11 +218,12 @@ def multiply(weights: Float[Tensor, "g r c *k"], top: Float[Tensor, "g r"], bott
     if split:  # two factors one after the other are in range
         rows, columns = top.exp().to(device, dtype), (-bottom).exp().to(device, dtype)
         pieces = max(1, ENTRIES // max(1, weights[0, 0].numel()))
+        turns, leaves = bool(rows.ne(1).any()), bool(columns.ne(1).any())
         for group, row, column in zip(weights, rows, columns, strict=True) if len(weights) <= 64 else ():
             for piece, factor in zip(group.split(pieces), row.split(pieces), strict=True):
-                if rows.ne(1).any():
+                if turns:
                     piece.mul_(factor.reshape(-1, 1, *kernel))
-                if columns.ne(1).any():
+                if leaves:
                     piece.mul_(column.reshape(-1, *kernel))
         if len(weights) > 64:
             weights.mul_((rows[:, :, None] * columns[:, None]).reshape(*weights.shape[:3], *kernel))

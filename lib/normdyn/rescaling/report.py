@@ -95,25 +95,31 @@ def units_of(trace: Trace, kept: dict[int, str]) -> tuple[Units, ...]:
         kept: Further classes that stay, with the reason.
     """
     layers = [use for use in trace.uses if use.of is None]
-    owners: dict[int, list[str]] = {}
-    roots = [trace.classes.roots(use.target).flatten().tolist() for use in layers]
+    roots = [trace.classes.roots(use.target).flatten() for use in layers]
+    # Which layers share a class: an id for each set of them, of which there are few however many units there are.
+    shared = torch.zeros(len(trace.classes), dtype=torch.long)
+    sets: list[tuple[str, ...]] = [()]
     for use, each in zip(layers, roots, strict=True):
-        for root in set(each):
-            if root:
-                owners.setdefault(root, []).append(use.layer)  # a list: few layers share a class
+        classes = each[each > 0].unique()
+        for old in shared[classes].unique().tolist():
+            chosen = classes[shared[classes] == old]
+            shared[chosen] = len(sets)
+            sets.append((*sets[old], use.layer))
     found = []
     for use, each in zip(layers, roots, strict=True):
+        free = each > 0
+        if kept:
+            free &= ~torch.isin(each, torch.tensor(list(kept)))
         groups: dict[tuple, list[int]] = {}
-        layers_of = {root: tuple(n for n in owners[root] if n != use.layer) for root in set(each) if root}
-        why = trace.classes.reasons(use.target.flatten())
-        for index, (root, cause) in enumerate(zip(each, why, strict=True)):
-            if root and root not in kept:
-                key = (True, "", layers_of[root])
-            else:
-                reason = kept.get(root) if root else cause
-                key = (False, reason or "", ())
-            groups.setdefault(key, []).append(index)
-        found += [Units(use.layer, use.name, tuple(indices), *key) for key, indices in groups.items()]
+        for number in shared[each[free]].unique().tolist():
+            others = tuple(name for name in sets[number] if name != use.layer)
+            groups[True, "", others] = (free & (shared[each] == number)).nonzero().flatten().tolist()
+        stay = (~free).nonzero().flatten()
+        why = trace.classes.reasons(use.target.flatten()[stay])
+        for index, root, cause in zip(stay.tolist(), each[stay].tolist(), why, strict=True):
+            groups.setdefault((False, (kept.get(root) if root else cause) or "", ()), []).append(index)
+        ordered = sorted(groups.items(), key=lambda group: group[1][0])
+        found += [Units(use.layer, use.name, tuple(indices), *key) for key, indices in ordered]
     return tuple(found)
 
 
