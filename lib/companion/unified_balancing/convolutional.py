@@ -179,7 +179,7 @@ def sharpness(loss: Tensor, params: list[Tensor], vector: Tensor | None, most: i
     )
     v = torch.ones_like(slope.detach()) if vector is None else vector
     basis, images = [v / v.norm(dim=1, keepdim=True)], []
-    for _ in range(most if vector is not None else 3 * most):
+    for _ in range(most if vector is not None else 2 * most):
         images.append(product(basis[-1]))
         Q, w = torch.stack(basis, 1), images[-1]
         for _ in range(2):

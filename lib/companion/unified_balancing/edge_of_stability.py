@@ -72,7 +72,7 @@ def never_above(case, activation="relu", biases=False, drive="drive", extra=0):
 
     Controls: tanh, biases, the output on half of the batch, one layer too many.
     """
-    figures = [replace(figure, activation=activation, biases=biases) for figure in CELLS]
+    figures = [replace(figure, activation=activation, biases=biases, every=0) for figure in CELLS]
     runs = lambda: [descent(case, figure) for figure in figures]
     predicted = lambda run: (orders(EDGE).sum() + extra) * run[drive]
     why = "rounding of a squared norm, divided by the learning rate; every step of ten runs across the edge"

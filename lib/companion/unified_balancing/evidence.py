@@ -14,7 +14,7 @@ SEEN = 1 / 20  # of what a figure shows: about three widths of a line
 SETTLED = 10  # steps after the start, which no figure can draw on the scale of the others
 FEW = replace(FIGURE_1A, images=40, learning_rate=0.08, steps=250)
 LEFT_OPEN = (FEW, replace(FEW, centred=True))  # choices on which the paper is silent
-LEAKY = replace(FIGURE_1B, images=40, steps=120, seeds=8)
+LEAKY = replace(FIGURE_1B, images=40, steps=150, seeds=8)
 EPSILONS = (1e-5, 0.0)
 
 
@@ -66,7 +66,7 @@ def the_curves_are_close_and_part(
     "A-fig1b",
     control=[{"normalise": 0}, {"normalise": 1}, {"orders": (1.0, 1.0, 1.0, 1.0)}],
     untrained={"steps": 11},
-    longer={"steps": 240},
+    longer={"steps": 300},
 )
 def lower_layers_stay(case, normalise=3, orders=(0.0, 0.0, 0.0, 1.0), steps=LEAKY.steps):
     """Leaky ReLU, normalisation before the readout, cross-entropy: in the figure only the readout moves, as predicted.
@@ -94,7 +94,7 @@ def lower_layers_stay(case, normalise=3, orders=(0.0, 0.0, 0.0, 1.0), steps=LEAK
     "O-leak-seen",
     control=[{"epsilon": 0.0}, {"inputs": "standardised"}],
     untrained={"steps": 1},
-    longer={"steps": 240},
+    longer={"steps": 300},
 )
 def leak_is_seen(case, epsilon=1e-5, inputs="pixels", steps=LEAKY.steps):
     """Inputs in [0, 1], the usual epsilon: late, the leak alone takes the total off its prediction by what is seen."""

@@ -54,9 +54,8 @@ def draw_figure_1a(case: Case) -> None:
 
 def draw_figure_1b(case: Case) -> None:
     """Rates of four layers and of all together with their predictions; the causes of what layers 1 and 3 do."""
-    figure = replace(LEAKY, steps=240)
-    run, columns = descent(case, figure), {}
-    steps = torch.arange(figure.steps)
+    run, columns = descent(case, LEAKY), {}
+    steps = torch.arange(LEAKY.steps)
     fig, (left, right) = axes(1, 2, height=3.3)
     left.plot(steps[SETTLED:], total(run["quotient"])[SETTLED:, 0], **MEASURED, label="all layers")
     for l, style in enumerate(layer_styles(4)):
@@ -70,19 +69,19 @@ def draw_figure_1b(case: Case) -> None:
         right.semilogy(steps, run["step"][:, 0, l], **look, label=f"finite steps, layer {l + 1}")
     right.semilogy(steps, rest(run)[:, 0].abs().amax(1).clamp_min(1e-17), **PREDICTED, label="rest")
     left.set(xlabel="step", ylabel=r"rate of $\|W_\ell\|^2$")
-    right.set(xlabel="step", ylabel="parts of the rate", ylim=(1e-17, 1e3))
+    right.set(xlabel="step", ylabel="parts of the rate", ylim=(1e-17, 1e2))
     left.legend(fontsize=8)
-    right.legend(fontsize=8, loc="center right")
+    right.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.19))
     show_figure(fig, name="figure-1b-digits", data={"step": steps, "predicted": run["drive"][:, 0]} | columns)
 
 
-SHORT = {"steps": 150, "seeds": 1}
+SHORT = {"steps": 120, "seeds": 1}
 CHOICES = {
     "1a: as chosen": (FIGURE_1A, {}),
     "centred targets": (FIGURE_1A, {"centred": True}),
     "inputs in [0, 1]": (FIGURE_1A, {"inputs": "pixels"}),
-    "200 images": (FIGURE_1A, {"images": 200}),
-    "twice the steps": (FIGURE_1A, {"steps": 300}),
+    "120 images": (FIGURE_1A, {"images": 120}),
+    "twice the steps": (FIGURE_1A, {"steps": 240}),
     "weights of LeCun": (FIGURE_1A, {"gain": 1.0}),
     "weights of He": (FIGURE_1A, {"gain": 2.0}),
     "1b: as chosen": (FIGURE_1B, {}),
@@ -96,7 +95,7 @@ CHOICES = {
 @shared
 def tried(case: Case) -> dict[str, dict[str, Tensor]]:
     """One run for each choice that the paper leaves open."""
-    base = {"images": 60} | SHORT
+    base = {"images": 40} | SHORT
     return {name: descent(case, replace(setup, **(base | change))) for name, (setup, change) in CHOICES.items()}
 
 
@@ -118,7 +117,7 @@ def draw_choices(case: Case) -> None:
 
 def stored(name: str) -> tuple[dict[str, Tensor], results.Provenance]:
     """A stored run on images with the terms of its law, layers last."""
-    run, origin = results.load(name, "paper")
+    run, origin = results.load(name)
     return run | terms(run, origin.setup["learning_rate"]), origin
 
 
