@@ -487,14 +487,6 @@ def balance_after_a_step(case, junction=identity, late=False):
 ORDERS = {1.0: torch.relu, 2.0: lambda z: torch.relu(z) ** 2, 0.5: lambda z: z.abs().sqrt() * z.sign()}
 
 
-def own_order(k: float) -> float:
-    return k
-
-
-def order_one(k: float) -> float:
-    return 1.0
-
-
 @shared
 def single_steps(case: Case) -> list[dict]:
     """One step with absurd rates among others, around coordinate-wise activations of three orders."""
@@ -507,16 +499,17 @@ def single_steps(case: Case) -> list[dict]:
     return found
 
 
-@claim("O-unit-step", control={"order": order_one})
-def units_after_a_step(case, order=own_order):
+@claim("O-unit-step", control={"order": 1.0})
+def units_after_a_step(case, order=None):
     """Around a coordinate-wise activation of order k, squares into a unit less k times those out of it obey it too."""
-    keys = lambda s: {"learning_rate": s["eta"], "weight_decay": 0.1, "order": order(s["k"])}
+    k = lambda s: order or s["k"]
+    keys = lambda s: {"learning_rate": s["eta"], "weight_decay": 0.1, "order": k(s)}
     into = lambda W: W.square().sum(1)
     out = lambda W: W.square().sum(0)
     return equal(
-        measured=lambda: [into(s["after"][0]) - order(s["k"]) * out(s["after"][1]) for s in single_steps(case)],
+        measured=lambda: [into(s["after"][0]) - k(s) * out(s["after"][1]) for s in single_steps(case)],
         predicted=lambda: [
-            unit_balance_step(unit_balance(*s["before"][:2], order=order(s["k"])), *s["g"][:2], **keys(s))
+            unit_balance_step(unit_balance(*s["before"][:2], order=k(s)), *s["g"][:2], **keys(s))
             for s in single_steps(case)
         ],
         scale=lambda: [into(s["after"][0]) + out(s["after"][1]) for s in single_steps(case)],
@@ -595,20 +588,8 @@ def synchronising(case: Case, junction: Callable, decay: float, steps: int = 2 *
     return found
 
 
-def of_units(run: Descent) -> tuple[Tensor, Tensor]:
-    return run.units, run.units_carried
-
-
-def of_matrix(run: Descent) -> tuple[Tensor, Tensor]:
-    return run.matrix, run.matrix_carried
-
-
-@claim(
-    "A-conclusion-sync",
-    printed={"decay": 2.0},
-    control=[{"law": of_matrix}, {"junction": torch.tanh}],
-)
-def layers_synchronise(case, decay=0.2, law=of_units, junction=torch.relu):
+@claim("A-conclusion-sync", printed={"decay": 2.0}, control=[{"law": "matrix"}, {"junction": torch.tanh}])
+def layers_synchronise(case, decay=0.2, law="units", junction=torch.relu):
     """From a start of one to ten, norms of first and last layer become equal if weight decay leaves the network alive.
 
     Linear and ReLU networks; at a ReLU it is one number a unit that obeys the law, not the matrix. Without the
@@ -618,8 +599,8 @@ def layers_synchronise(case, decay=0.2, law=of_units, junction=torch.relu):
     both = lambda: nets() + synchronising(case, identity, decay)
     return together(
         difference=equal(
-            measured=lambda: [law(run)[0] for run in nets()],
-            predicted=lambda: [law(run)[1] for run in nets()],
+            measured=lambda: [getattr(run, law) for run in nets()],
+            predicted=lambda: [getattr(run, f"{law}_carried") for run in nets()],
             scale=lambda: [36.0 for _ in nets()],
             bound=1e-12, reason="rounding of the exact law over 1,000 steps, in units of the largest squared norm",
         ),

@@ -63,8 +63,7 @@ def draw_convolutions(case: Case) -> None:
     fig, ax = axes(height=3.6, width=7.2)
     error = lambda B: ((B - tied.shrunk(B)).abs().max() / B[0].abs().max()).clamp_min(1e-16).item()
     channels, operators = (
-        [error(B) for B in tied.balances(case, balance, tied.EVERY)]
-        for balance in (tied.of_channels, tied.of_operators)
+        [error(B) for B in tied.balances(case, balance)] for balance in (tied.of_channels, tied.of_operators)
     )
     meets = [tied.by_criterion(layout) for layout in tied.EVERY]
     rows = range(len(tied.NAMED))

@@ -518,10 +518,20 @@ def biased(case: Case, activations: tuple[Callable, ...], where: tuple[int, ...]
     return found
 
 
-def rates_at_junctions(s: Biased) -> tuple[list[Tensor], list[Tensor]]:
-    """What the loss adds to the Gramians on both sides of the three junctions, with the sign turned."""
-    g, W = s.seen.gradients, s.weights
-    return [hermitian(g[l] @ W[l].mT) for l in range(3)], [hermitian(W[l + 1].mT @ g[l + 1]) for l in range(3)]
+class Sides(NamedTuple):
+    """What the loss adds to the Gramians on both sides of a junction, with the sign turned."""
+
+    left: Tensor
+    right: Tensor
+
+
+@shared
+def junctions(case: Case, where: tuple[int, ...]) -> list[list[Sides]]:
+    """Of the three junctions of linear networks with biases in some layers."""
+    left = lambda s, l: hermitian(s.seen.gradients[l] @ s.weights[l].mT)
+    right = lambda s, l: hermitian(s.weights[l].mT @ s.seen.gradients[l])
+    nets = biased(case, IDENTITIES, where)
+    return [[Sides(left(s, l), right(s, l + 1)) for l in range(3)] for s in nets]
 
 
 RELUS, IDENTITIES, ALL = (torch.relu,) * 3, (identity,) * 3, (0, 1, 2, 3)
@@ -537,8 +547,8 @@ def no_biases(case, where=()):
             bound=1e-12, reason=ROUNDING,
         ),
         balance=equal(
-            measured=lambda: [M for s in biased(case, IDENTITIES, where) for M in rates_at_junctions(s)[0]],
-            predicted=lambda: [M for s in biased(case, IDENTITIES, where) for M in rates_at_junctions(s)[1]],
+            measured=lambda: [at.left for net in junctions(case, where) for at in net],
+            predicted=lambda: [at.right for net in junctions(case, where) for at in net],
             bound=1e-12, reason=ROUNDING,
         ),
     )  # fmt: skip
@@ -548,8 +558,8 @@ def no_biases(case, where=()):
 def violations(case: Case, layer: int) -> tuple[Tensor, Tensor]:
     """By how much a bias in one layer breaks the norm law of each layer, and the balance law above; the mildest."""
     norms = [(s.pulls() / s.drive() - 1).abs() for s in biased(case, RELUS, (layer,))]
-    pairs = [zip(*rates_at_junctions(s), strict=True) for s in biased(case, IDENTITIES, (layer,))]
-    balances = [torch.stack([(a - b).abs().max() / b.abs().max() for a, b in pair]) for pair in pairs]
+    gap = lambda at: (at.left - at.right).abs().max() / at.right.abs().max()
+    balances = [torch.stack([gap(at) for at in net]) for net in junctions(case, (layer,))]
     return torch.stack(norms).amin(0), torch.stack(balances).amin(0)
 
 
@@ -618,6 +628,12 @@ PRODUCTS = torch.tensor([1, 1, 0.5, 1], dtype=torch.float64)  # of the orders fr
 # Definitions
 
 
+@shared
+def drawn(case: Case, role: str, *shape: int) -> Tensor:
+    """Gaussian numbers, the same for both sides of a claim."""
+    return normal(case, role, *shape)
+
+
 def max_pooling(z: Tensor) -> Tensor:
     return functional.max_pool1d(z, 2)
 
@@ -654,7 +670,7 @@ def as_known(k: float) -> float:
 @claim("A-def1", control=[{"order": too_high}, {"maps": SMOOTH}])
 def euler_identity(case, order=as_known, maps=HOMOGENEOUS):
     """If phi(c x) = c^k phi(x) for c > 0, the derivative at x in the direction x is k phi(x).  A Definition 1"""
-    points = lambda: [normal(case, f"euler {k}", 7, 6) for k in range(3)]
+    points = lambda: [drawn(case, f"euler {k}", 7, 6) for k in range(3)]
     each = lambda: [(phi, k, z) for phi, k in maps.items() for z in points()]
     size = lambda: [phi(z).abs().max() for phi, _, z in each()]
     return together(
@@ -677,16 +693,18 @@ M_DIM, N_DIM = 4, 5
 @shared
 def two_maps(case: Case) -> tuple[Tensor, Tensor]:
     """Two linear maps from R^4 to R^5, as matrices that act on columns."""
-    return normal(case, "first map", N_DIM, M_DIM), normal(case, "second map", N_DIM, M_DIM)
+    return drawn(case, "first map", N_DIM, M_DIM), drawn(case, "second map", N_DIM, M_DIM)
 
 
+@shared
 def orthonormal(case: Case, size: int) -> list[Tensor]:
-    return [torch.linalg.qr(normal(case, f"basis {k}", size, size))[0] for k in range(10)]
+    return [torch.linalg.qr(drawn(case, f"basis {k}", size, size))[0] for k in range(10)]
 
 
+@shared
 def only_unit_vectors(case: Case, size: int) -> list[Tensor]:
     """Bases of unit vectors that are not orthogonal."""
-    return [functional.normalize(normal(case, f"basis {k}", size, size), dim=0) for k in range(10)]
+    return [functional.normalize(drawn(case, f"basis {k}", size, size), dim=0) for k in range(10)]
 
 
 def rows_by_columns(m: int, n: int) -> tuple[int, int]:
@@ -739,8 +757,8 @@ def exchanged(u: Tensor, v: Tensor) -> Tensor:
 @claim("A-def6", control={"tensor": exchanged})
 def outer_product(case, tensor=in_order):
     """u x v takes w to <v, w> u, has norm |u| |v|, and (u x v) T* = u x T v, T* (u x v) = T* u x v.  A Definition 6"""
-    u, v, w = (lambda role=role: normal(case, role, 4) for role in ("u", "v", "w"))
-    T = lambda: normal(case, "square map", 4, 4)
+    u, v, w = (lambda role=role: drawn(case, role, 4) for role in ("u", "v", "w"))
+    T = lambda: drawn(case, "square map", 4, 4)
     return together(
         action=equal(lambda: [tensor(u(), v()) @ w()], lambda: [(v() @ w()) * u()], 1e-13, ROUNDING),
         norm=equal(lambda: [tensor(u(), v()).norm()], lambda: [u().norm() * v().norm()], 1e-13, ROUNDING),
@@ -749,9 +767,10 @@ def outer_product(case, tensor=in_order):
     )  # fmt: skip
 
 
+@shared
 def metric(case: Case, role: str, size: int) -> Tensor:
     """The matrix M of an inner product <x, y> = x' M y."""
-    A = normal(case, role, size, size)
+    A = drawn(case, role, size, size)
     return A @ A.mT + torch.eye(size, dtype=A.dtype)
 
 
@@ -764,9 +783,10 @@ def transpose_of(T: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return T.mT
 
 
-def orthonormal_in(M: Tensor) -> Tensor:
+@shared
+def basis_in(case: Case, role: str, size: int) -> Tensor:
     """Columns that are orthonormal in an inner product."""
-    return torch.linalg.inv(torch.linalg.cholesky(M)).mT
+    return torch.linalg.inv(torch.linalg.cholesky(metric(case, role, size))).mT
 
 
 @claim("A-def7", control={"adjoint": transpose_of})
@@ -774,8 +794,8 @@ def adjoint_operator(case, adjoint=adjoint_of):
     """The adjoint moves a map to the other side of the inner products; in orthonormal bases it is the transpose.
     A Definition 7"""
     T, M, N = lambda: two_maps(case)[0], lambda: metric(case, "on R4", M_DIM), lambda: metric(case, "on R5", N_DIM)
-    pairs = lambda: [(normal(case, f"x {k}", M_DIM), normal(case, f"y {k}", N_DIM)) for k in range(20)]
-    E, F = lambda: orthonormal_in(M()), lambda: orthonormal_in(N())
+    pairs = lambda: [(drawn(case, f"x {k}", M_DIM), drawn(case, f"y {k}", N_DIM)) for k in range(20)]
+    E, F = lambda: basis_in(case, "on R4", M_DIM), lambda: basis_in(case, "on R5", N_DIM)
     return together(
         sides=equal(
             measured=lambda: [(T() @ x) @ N() @ y for x, y in pairs()],
@@ -801,7 +821,7 @@ def in_the_open_set(h: Tensor) -> Tensor:
 
 
 def away_from_kinks(case: Case) -> Tensor:
-    return normal(case, "point", 5).abs() + 0.5
+    return drawn(case, "point", 5).abs() + 0.5
 
 
 def at_the_kink(case: Case) -> Tensor:
@@ -813,8 +833,8 @@ def frechet_derivative(case, domain=everywhere, point=away_from_kinks):
     """F(x + h) - F(x) - DF(x) h is small against h, for h in all of the space and not only where F is defined.
     A Definition 8"""
     step = lambda reach: 1e-5 / reach
-    h = lambda: functional.normalize(normal(case, "directions", 20, 5), dim=1)
-    x = lambda: normal(case, "logarithm", 5).abs() + 0.5
+    h = lambda: functional.normalize(drawn(case, "directions", 20, 5), dim=1)
+    x = lambda: drawn(case, "logarithm", 5).abs() + 0.5
 
     def left(F: Callable, D: Tensor, x: Tensor, t: float) -> Tensor:
         return torch.stack([(F(x + t * d) - F(x) - t * e) / t for d, e in zip(h(), D, strict=True)])
@@ -851,7 +871,7 @@ def functionals(case: Case) -> list[dict]:
     for W, X, Y in chains(case, "riesz", (4, 6, 5, 3)):
         loss = lambda V, W=W, X=X, Y=Y: square_loss(chain([V, *W[1:]], X, [torch.tanh, torch.sin]), Y)
         slope = gradient(lambda p, f=loss: f(p["V"]))({"V": W[0]})["V"].flatten()
-        along = functional.normalize(normal(case, "along", 10, W[0].numel()), dim=1)
+        along = functional.normalize(drawn(case, "along", 10, W[0].numel()), dim=1)
         at = lambda t, d, W=W, f=loss: f(W[0] + t * d.reshape(W[0].shape))
         differences = [(8 * (at(t, d) - at(-t, d)) - (at(2 * t, d) - at(-2 * t, d))) / (12 * t)
                        for t in (1e-3,) for d in along]  # fmt: skip
@@ -864,7 +884,7 @@ def riesz_representation(case, vector=in_metric):
     """One vector represents a derivative, in each inner product its own; partial derivatives, those of one layer, too.
     A Theorem 3"""
     M = lambda: metric(case, "riesz", 24)
-    expanded = lambda s: sum((s["slope"] @ e) * e for e in orthonormal_in(M()).mT)
+    expanded = lambda s: sum((s["slope"] @ e) * e for e in basis_in(case, "riesz", 24).mT)
     return together(
         represents=equal(
             measured=lambda: [s["differences"] for s in functionals(case)],

@@ -66,7 +66,6 @@ class Path(NamedTuple):
 
     first: Tensor
     second: Tensor
-    times: Tensor
 
 
 @shared
@@ -79,7 +78,7 @@ def followed(case: Case) -> list[Path]:
         both = lambda p, J=J, C=C: torch.tensordot(p["c"], C, 1) @ torch.tensordot(p["k"], J, 1)
         loss = lambda p, X=X, Y=Y, A=readout, both=both: square_loss(torch.tanh(X @ both(p).mT) @ A.mT, Y)
         path = integrate(gradient_flow(loss, weight_decay=DECAY), {"k": random(len(J)), "c": random(len(C))}, TIMES)
-        found.append(Path(path["k"], path["c"], path["times"]))
+        found.append(Path(path["k"], path["c"]))
     return found
 
 
@@ -144,18 +143,23 @@ def proj(rows: Tensor) -> Tensor:
     return torch.linalg.pinv(rows) @ rows
 
 
-def form(path: Path, pair: Pair) -> Tensor:
-    """The number <k, P k> - <c, R c> along a path."""
-    P, R = pair
-    return torch.einsum("ta,ab,tb->t", path.first, P, path.first) - torch.einsum(
-        "ta,ab,tb->t", path.second, R, path.second
-    )
-
-
 @shared
 def pairs_of(case: Case, rule: Callable[[Tied], list[Pair]]) -> list[list[Pair]]:
     """The pairs of each family that a rule names."""
     return [rule(tied) for tied in families(case).values()]
+
+
+@shared
+def numbers(case: Case, rule: Callable[[Tied], list[Pair]]) -> list[Tensor]:
+    """The numbers <k, P k> - <c, R c> along the flow of each family, in units of a squared kernel; a column a pair."""
+    found = []
+    for path, pairs in zip(followed(case), pairs_of(case, rule), strict=True):
+        P, R = (torch.stack(column) for column in zip(*pairs, strict=True))
+        first = torch.einsum("ta,sab,tb->ts", path.first, P, path.first)
+        found.append(
+            (first - torch.einsum("ta,sab,tb->ts", path.second, R, path.second)) / path.first[0].square().sum()
+        )
+    return found
 
 
 @shared
@@ -184,14 +188,12 @@ def tied_layers_balance(case, rule=exchangeable):
 
     The control asks instead that a matrix M and its transpose act on both kernels, whatever the adjoint of its action.
     """
-    sets = lambda: zip(followed(case), pairs_of(case, rule), strict=True)
+    shrinking = torch.exp(-2 * DECAY * torch.tensor(TIMES[1:], dtype=torch.float64))[:, None]
     return together(
         kept=equal(
-            measured=lambda: [form(path, pair)[1:] for path, pairs in sets() for pair in pairs],
-            predicted=lambda: [
-                torch.exp(-2 * DECAY * path.times[1:]) * form(path, pair)[0] for path, pairs in sets() for pair in pairs
-            ],
-            scale=lambda: [path.first[0].square().sum() for path, pairs in sets() for _ in pairs],
+            measured=lambda: [found[1:] for found in numbers(case, rule)],
+            predicted=lambda: [shrinking * found[0] for found in numbers(case, rule)],
+            scale=lambda: [torch.ones_like(found[1:]) for found in numbers(case, rule)],
             bound=1e-11, reason="DOP853 with a relative tolerance of 1e-12 a step, in units of the squared kernel",
         ),
         no_others=equal(
@@ -286,6 +288,9 @@ NAMED: dict[str, Layout] = {
 }
 
 
+EVERY = tuple(NAMED.values())
+
+
 class Kernels(NamedTuple):
     """Two kernels and the data that they see."""
 
@@ -343,9 +348,11 @@ def runs(case: Case, layouts: tuple[Layout, ...]) -> list[dict]:
     return found
 
 
-def balances(case: Case, balance: Callable, layouts: tuple[Layout, ...]) -> list[Tensor]:
-    """One of the two along those flows."""
-    return [run[balance] for run in runs(case, layouts)]
+@shared
+def balances(case: Case, balance: Callable, met: bool = False) -> list[Tensor]:
+    """One of the two along the flows of the named layouts; met: only of those that meet the criterion."""
+    every = zip(EVERY, runs(case, EVERY), strict=True)
+    return [run[balance] for layout, run in every if by_criterion(layout) or not met]
 
 
 def shrunk(path: Tensor) -> Tensor:
@@ -400,14 +407,6 @@ def departure(left: Tensor, right: Tensor) -> float:
     return (gap.norm() / (left.norm() + right.norm())).item()
 
 
-EVERY = tuple(NAMED.values())
-
-
-def where_kept(paths: list[Tensor]) -> list[Tensor]:
-    """Of the named layouts those that meet the criterion."""
-    return [path for path, layout in zip(paths, EVERY, strict=True) if by_criterion(layout)]
-
-
 @claim("A-conv-balance", printed={"balance": of_operators}, control={"rule": full_circles_and_single_taps})
 def convolutions_balance(case, balance=of_channels, rule=by_criterion):
     """Channel Gramians of two convolutions follow exp(-2 delta t) in every layout; their operators in some, by a rule.
@@ -417,13 +416,13 @@ def convolutions_balance(case, balance=of_channels, rule=by_criterion):
     """
     return together(
         channels=equal(
-            measured=lambda: balances(case, balance, EVERY),
-            predicted=lambda: [shrunk(path) for path in balances(case, balance, EVERY)],
+            measured=lambda: balances(case, balance),
+            predicted=lambda: [shrunk(path) for path in balances(case, balance)],
             bound=1e-11, reason="DOP853 with a relative tolerance of 1e-12 a step; eleven layouts",
         ),
         operators=equal(
-            measured=lambda: where_kept(balances(case, of_operators, EVERY)),
-            predicted=lambda: [shrunk(path) for path in where_kept(balances(case, of_operators, EVERY))],
+            measured=lambda: balances(case, of_operators, True),
+            predicted=lambda: [shrunk(path) for path in balances(case, of_operators, True)],
             bound=1e-11, reason="as above, in the layouts that meet the rule",
         ),
         if_and_only_if=equal(
