@@ -225,15 +225,23 @@ def one_number_is_enough(case, products=order_products, driven=True):
     )  # fmt: skip
 
 
+@shared
+def over_orders(case: Case, products: Callable) -> list[tuple[Tensor, Tensor]]:
+    """Squared norms over K along the flow, of the layers with K other than 0, each less the last one's; and times."""
+    found = []
+    for run in followed(case):
+        K = torch.tensor(products(run.orders), dtype=torch.float64)
+        ratio = (run.squares / K)[:, K != 0]
+        found.append((ratio[:, :-1] - ratio[:, -1:], run.times))
+    return found
+
+
 @claim("O-any-two-layers", control={"products": all_one})
 def any_two_layers_move_on_a_line(case, products=order_products):
     """For any two layers with K other than 0 the difference of |W|^2 / K decays as exp(-2 delta t)."""
-    K = lambda run: torch.tensor(products(run.orders), dtype=torch.float64)
-    scaled = lambda run: (run.squares / K(run))[:, K(run) != 0]
-    line = lambda run: scaled(run)[:, :-1] - scaled(run)[:, -1:]
     return equal(
-        measured=lambda: [line(run)[1:] for run in followed(case)],
-        predicted=lambda: [torch.exp(-2 * DECAY * run.times[1:])[:, None] * line(run)[0] for run in followed(case)],
+        measured=lambda: [one[1:] for one, _ in over_orders(case, products)],
+        predicted=lambda: [torch.exp(-2 * DECAY * t[1:])[:, None] * one[0] for one, t in over_orders(case, products)],
         bound=1e-9, reason="integrator's tolerance of 1e-12 a step, of differences that cancel in part",
     )  # fmt: skip
 
@@ -413,10 +421,12 @@ def foretold(case: Case, task: tuple[int, int], width: int, scaling: str, theory
     """
     errors = []
     for k in range(draws):
-        own = runs.learnt(case, task, width, scaling, f"draw {k}")
-        other = runs.learnt(case, task, WIDEST, scaling, "stand-in") if theory == "output" else own
-        told = getattr(other, theory)
-        errors.append((own.grown - told).abs() / told.mean(1, keepdim=True))
+        network = (case, task, width, scaling, f"draw {k}")
+        if theory == "kernel":
+            told = runs.lazy_growth(*network)
+        else:
+            told = runs.learnt(case, task, WIDEST, scaling, "stand-in").output
+        errors.append((runs.learnt(*network).grown - told).abs() / told.mean(1, keepdim=True))
     return torch.stack(errors).mean(0)
 
 

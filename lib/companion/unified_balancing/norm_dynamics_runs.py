@@ -348,35 +348,46 @@ def squares(weights: Sequence[Tensor]) -> Tensor:
 # From functions to norms
 
 
-class Learnt(NamedTuple):
-    """Of networks that start as the zero function, one entry a seed: how much their squared norm grew by each time,
-    what the kernel of the start foresees, and what their own outputs foresee."""
+class Start(NamedTuple):
+    """Two-layer ReLU networks with their data, one a seed. Every unit has a twin with the opposite sign above it."""
 
-    grown: Tensor  # (times, seeds)
-    kernel: Tensor
+    X: Tensor
+    Y: Tensor
+    W: Tensor
+    v: Tensor
+    scale: float  # of the output
+    speed: float  # of the flow
+
+
+class Learnt(NamedTuple):
+    """How much the squared norms grew by each time, and how much the outputs say that they did; (times, seeds)."""
+
+    grown: Tensor
     output: Tensor
 
 
 TASKS = ((3, 8), (5, 8), (8, 8), (5, 12))  # inputs, samples
 HORIZON = (8, 16)  # steps of a quarter
+STEP = 0.25
 
 
 @shared
-def learnt(case: Case, task: tuple[int, int], width: int, scaling: str, role: str = "own", seeds: int = 24) -> Learnt:
-    """Two-layer ReLU networks by Runge-Kutta steps, all seeds at once; each seed has data of its own.
-
-    Every unit has a twin with the opposite sign, so that the network is zero at first.
-    """
+def beginnings(case: Case, task: tuple[int, int], width: int, scaling: str, role: str, seeds: int = 24) -> Start:
+    """Networks that are the zero function, in lazy or mean-field scaling."""
     d, n = task
     X = functional.normalize(normal(case, f"X {task}", seeds, n, d), dim=-1)
     Y = 2 * normal(case, f"Y {task}", seeds, n)
     W = normal(case, f"W {task} {width} {role}", seeds, width, d).repeat(1, 2, 1)
     v = normal(case, f"v {task} {width} {role}", seeds, width)
-    v = torch.cat([v, -v], 1)
     scale, speed = ((2 * width) ** -0.5, 1.0) if scaling == "ntk" else (0.5 / width, 2.0 * width)
+    return Start(X, Y, W, torch.cat([v, -v], 1), scale, speed)
 
-    def output(W: Tensor, v: Tensor) -> Tensor:
-        return scale * ((X @ W.mT).relu() @ v[..., None])[..., 0]
+
+@shared
+def learnt(case: Case, task: tuple[int, int], width: int, scaling: str, role: str) -> Learnt:
+    """Gradient flow by Runge-Kutta steps, all seeds at once, with the integral of the alignment carried along."""
+    X, Y, W, v, scale, speed = beginnings(case, task, width, scaling, role)
+    n, h = Y.shape[1], STEP
 
     def field(W: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         Z = X @ W.mT
@@ -388,10 +399,7 @@ def learnt(case: Case, task: tuple[int, int], width: int, scaling: str, role: st
         return dW, dv, -(f * r).sum(-1)
 
     size = lambda W, v: W.square().sum((1, 2)) + v.square().sum(1)
-    A, D = (X @ W.mT).relu(), (X @ W.mT > 0) * v[:, None]
-    kappa, Q = torch.linalg.eigh(speed * scale**2 * (A @ A.mT + (D @ D.mT) * (X @ X.mT)))
-    y, begun, integral, h = (Q.mT @ Y[..., None])[..., 0], size(W, v), torch.zeros(seeds, dtype=W.dtype), 0.25
-    grown, foreseen, told = [], [], []
+    begun, integral, grown, told = size(W, v), torch.zeros(len(Y), dtype=W.dtype), [], []
     for step in range(1, HORIZON[-1] + 1):
         k1 = field(W, v)
         k2 = field(W + h / 2 * k1[0], v + h / 2 * k1[1])
@@ -401,9 +409,20 @@ def learnt(case: Case, task: tuple[int, int], width: int, scaling: str, role: st
             x + h / 6 * (a + 2 * b + 2 * c + d) for x, a, b, c, d in zip((W, v, integral), k1, k2, k3, k4, strict=True)
         )
         if step in HORIZON:
-            t = h * step / n
-            left = (1 - torch.exp(-kappa * t)) - (1 - torch.exp(-2 * kappa * t)) / 2
-            grown.append(size(W, v) - begun)
-            foreseen.append(4 * speed * (y**2 * left / kappa).sum(-1))
-            told.append(4 * speed * integral)
-    return Learnt(torch.stack(grown) / speed, torch.stack(foreseen) / speed, torch.stack(told) / speed)
+            grown.append((size(W, v) - begun) / speed)
+            told.append(4 * integral)
+    return Learnt(torch.stack(grown), torch.stack(told))
+
+
+def lazy_growth(case: Case, task: tuple[int, int], width: int, scaling: str, role: str) -> Tensor:
+    """What the kernel of the start says of the growth of both layers, in closed form; (times, seeds)."""
+    X, Y, W, v, scale, speed = beginnings(case, task, width, scaling, role)
+    A, D = (X @ W.mT).relu(), (X @ W.mT > 0) * v[:, None]
+    kappa, Q = torch.linalg.eigh(speed * scale**2 * (A @ A.mT + (D @ D.mT) * (X @ X.mT)))
+    y = (Q.mT @ Y[..., None])[..., 0]
+    r, found = -y, []  # the residual, for the output is zero at first
+    for step in HORIZON:
+        t = STEP * step / Y.shape[1]
+        first, second = 1 - torch.exp(-kappa * t), 1 - torch.exp(-2 * kappa * t)
+        found.append(-4 * (y * r / kappa * first + r**2 / (2 * kappa) * second).sum(-1))
+    return torch.stack(found)
