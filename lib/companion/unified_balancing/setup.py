@@ -647,41 +647,43 @@ def normalised(z: Tensor) -> Tensor:
     return (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True)
 
 
-HOMOGENEOUS = {
-    torch.relu: 1.0,
-    absolute: 1.0,
-    max_pooling: 1.0,
-    power(0.5): 0.5,
-    power(2): 2.0,
-    cube: 3.0,
-    normalised: 0.0,
-}
-SMOOTH = {torch.tanh: 1.0, functional.gelu: 1.0}
+HOMOGENEOUS = (
+    (torch.relu, 1.0), (absolute, 1.0), (max_pooling, 1.0), (power(0.5), 0.5), (power(2), 2.0), (cube, 3.0),
+    (normalised, 0.0),
+)  # fmt: skip
+SMOOTH = ((torch.tanh, 1.0), (functional.gelu, 1.0))
 
 
-def too_high(k: float) -> float:
-    return k + 0.5
+class Values(NamedTuple):
+    """A map at some points, at 1.7 times these, and its derivative along them."""
+
+    order: float
+    plain: Tensor
+    scaled: Tensor
+    along: Tensor
 
 
-def as_known(k: float) -> float:
-    return k
+@shared
+def values(case: Case, maps: tuple) -> list[Values]:
+    """Of all maps at three sets of points."""
+    points = [normal(case, f"euler {k}", 7, 6) for k in range(3)]
+    return [Values(k, phi(z), phi(1.7 * z), jvp(phi, (z,), (z,))[1]) for phi, k in maps for z in points]
 
 
-@claim("A-def1", control=[{"order": too_high}, {"maps": SMOOTH}])
-def euler_identity(case, order=as_known, maps=HOMOGENEOUS):
+@claim("A-def1", control=[{"excess": 0.5}, {"maps": SMOOTH}])
+def euler_identity(case, excess=0.0, maps=HOMOGENEOUS):
     """If phi(c x) = c^k phi(x) for c > 0, the derivative at x in the direction x is k phi(x).  A Definition 1"""
-    points = lambda: [drawn(case, f"euler {k}", 7, 6) for k in range(3)]
-    each = lambda: [(phi, k, z) for phi, k in maps.items() for z in points()]
-    size = lambda: [phi(z).abs().max() for phi, _, z in each()]
+    order = lambda s: s.order + excess
+    size = lambda: [s.plain.abs().max() for s in values(case, maps)]
     return together(
         scaling=equal(
-            measured=lambda: [phi(1.7 * z) for phi, _, z in each()],
-            predicted=lambda: [1.7 ** order(k) * phi(z) for phi, k, z in each()],
+            measured=lambda: [s.scaled for s in values(case, maps)],
+            predicted=lambda: [1.7 ** order(s) * s.plain for s in values(case, maps)],
             scale=size, bound=1e-13, reason="rounding of a few operations; seven maps of orders 0 to 3",
         ),
         euler=equal(
-            measured=lambda: [jvp(phi, (z,), (z,))[1] for phi, _, z in each()],
-            predicted=lambda: [order(k) * phi(z) for phi, k, z in each()],
+            measured=lambda: [s.along for s in values(case, maps)],
+            predicted=lambda: [order(s) * s.plain for s in values(case, maps)],
             scale=size, bound=1e-13, reason="as above",
         ),
     )  # fmt: skip

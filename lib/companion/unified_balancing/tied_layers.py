@@ -125,17 +125,33 @@ def actions(images: Tensor, M: Tensor) -> Tensor:
     return torch.einsum("ean,bn->eba", turned, torch.linalg.pinv(flat.mT))
 
 
-def acting_both_ways(tied: Tied) -> list[Pair]:
-    """Where M and its transpose act on both kernels: the symmetric parts of the actions of M, which is not enough."""
-    n, transposed = tied.first.shape[1], tied.second.mT
+def acting(tied: Tied, transposed: bool) -> tuple[Tensor, Tensor]:
+    """Actions on both kernels of all M that have them, a basis; transposed: of those whose transposes have them too."""
+    n, second = tied.first.shape[1], tied.second.mT
     M = torch.eye(n * n, dtype=torch.float64).reshape(-1, n, n)
     rows = []
-    for images, E in ((tied.first, M), (tied.first, M.mT), (transposed, M), (transposed, M.mT)):
+    for images, E in [(tied.first, M), (second, M.mT)] + [(tied.first, M.mT), (second, M)] * transposed:
         outside = torch.eye(images[0].numel(), dtype=torch.float64) - proj(images.flatten(1))
         rows.append((torch.einsum("eij,ajn->eain", E, images).flatten(2) @ outside).flatten(1))
     allowed = torch.tensordot(null_space(torch.cat(rows, 1).mT).mT, M, 1)
-    P, R = actions(tied.first, allowed), actions(transposed, allowed.mT)
+    return actions(tied.first, allowed), actions(second, allowed.mT)
+
+
+def symmetric(P: Tensor, R: Tensor) -> list[Pair]:
     return list(zip((P + P.mT) / 2, (R + R.mT) / 2, strict=True))
+
+
+def acting_both_ways(tied: Tied) -> list[Pair]:
+    """Where M and its transpose act on both kernels: the symmetric parts of the actions of M, which is not enough."""
+    return symmetric(*acting(tied, True))
+
+
+def with_adjoints(tied: Tied) -> list[Pair]:
+    """Where the adjoints of both actions of M are the actions of one matrix: the symmetric parts of its actions."""
+    P, R = acting(tied, False)
+    flat = lambda A, B: torch.cat([A.flatten(1), B.flatten(1)], 1)
+    mixes = null_space(torch.cat([flat(P.mT, R.mT), -flat(P, R)]).mT)[: len(P)].mT
+    return symmetric(torch.tensordot(mixes, P, 1), torch.tensordot(mixes, R, 1))
 
 
 def proj(rows: Tensor) -> Tensor:
@@ -182,11 +198,12 @@ def kept_at_random(case: Case) -> list[int]:
     return found
 
 
-@claim("O-tied-balance", control={"rule": acting_both_ways})
-def tied_layers_balance(case, rule=exchangeable):
+@claim("O-tied-balance", control={"rule": acting_both_ways, "symmetries": acting_both_ways})
+def tied_layers_balance(case, rule=exchangeable, symmetries=with_adjoints):
     """<k, P k> - <c, R c> decays as exp(-2 delta t) for every loss if and only if J'(c) J(P k) = J'(R c) J(k).
 
-    The control asks instead that a matrix M and its transpose act on both kernels, whatever the adjoint of its action.
+    Symmetries give such pairs where the adjoints of both actions of a matrix M are the actions of one matrix. The
+    control asks instead that M and its transpose act on both kernels, whatever the adjoints.
     """
     shrinking = torch.exp(-2 * DECAY * torch.tensor(TIMES[1:], dtype=torch.float64))[:, None]
     return together(
@@ -195,6 +212,12 @@ def tied_layers_balance(case, rule=exchangeable):
             predicted=lambda: [shrinking * found[0] for found in numbers(case, rule)],
             scale=lambda: [torch.ones_like(found[1:]) for found in numbers(case, rule)],
             bound=1e-11, reason="DOP853 with a relative tolerance of 1e-12 a step, in units of the squared kernel",
+        ),
+        by_symmetry=equal(
+            measured=lambda: [found[1:] for found in numbers(case, symmetries)],
+            predicted=lambda: [shrinking * found[0] for found in numbers(case, symmetries)],
+            scale=lambda: [torch.ones_like(found[1:]) for found in numbers(case, symmetries)],
+            bound=1e-11, reason="as above",
         ),
         no_others=equal(
             measured=lambda: kept_at_random(case),
