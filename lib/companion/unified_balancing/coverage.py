@@ -291,33 +291,38 @@ def coverage(case: Case) -> list[Covered]:
     return [judge(row, found) for row, found in zip(TABLE, measured(case), strict=True)]
 
 
-def laws(row: Row) -> tuple[Law, ...]:
-    """Those that decide about a row."""
-    return row.changes or tuple(({n: 1}, K, "f") for n, K in row.orders.items())
+@shared
+def decisive(case: Case, covered: bool) -> list[tuple[Law, Measured]]:
+    """Of the rows that are said to be covered, or of the others: each law that decides, with each draw."""
+    found = []
+    for row, draws in zip(TABLE, measured(case), strict=True):
+        if row.covered == covered:
+            laws = row.changes or tuple(({n: 1}, K, "f") for n, K in row.orders.items())
+            found += [(law, one) for law in laws for one in draws]
+    return found
+
+
+@shared
+def unbiased(case: Case, layer: str) -> list[Measured]:
+    """All rows with that layer whose readout has no bias."""
+    pairs = zip(TABLE, measured(case), strict=True)
+    return [one for row, draws in pairs if layer in row.orders and "biases" not in row.name for one in draws]
 
 
 @claim("O-coverage", control=[{"covered": False}, {"layer": "W1"}])
 def rows_are_covered(case, covered=True, layer="V"):
     """Every row that is said to be covered keeps its laws to rounding, and so does every readout without a bias."""
-    rows = lambda: [(row, found) for row, found in zip(TABLE, measured(case), strict=True) if row.covered == covered]
-    items = lambda: [(law, one) for row, found in rows() for law in laws(row) for one in found]
-    unbiased = lambda: [
-        one
-        for row, found in zip(TABLE, measured(case), strict=True)
-        for one in found
-        if layer in row.orders and not row.name.startswith("biases")
-    ]
     return together(
         laws=equal(
-            measured=lambda: [one.left(grades) for (grades, _, _), one in items()],
-            predicted=lambda: [K * one.tensors[name] for (_, K, name), one in items()],
-            scale=lambda: [one.size for _, one in items()],
+            measured=lambda: [one.left(grades) for (grades, _, _), one in decisive(case, covered)],
+            predicted=lambda: [K * one.tensors[name] for (_, K, name), one in decisive(case, covered)],
+            scale=lambda: [one.size for _, one in decisive(case, covered)],
             bound=BOUND, reason="rounding of inner products, relative to |f| |grad f|; 3 draws of every network",
         ),
         readout=equal(
-            measured=lambda: [one.pulls[layer] for one in unbiased()],
-            predicted=lambda: [one.tensors["f"] for one in unbiased()],
-            scale=lambda: [one.size for one in unbiased()],
+            measured=lambda: [one.pulls[layer] for one in unbiased(case, layer)],
+            predicted=lambda: [one.tensors["f"] for one in unbiased(case, layer)],
+            scale=lambda: [one.size for one in unbiased(case, layer)],
             bound=BOUND, reason="rounding of inner products, relative to |f| |grad f|; covered rows or not",
         ),
     )  # fmt: skip

@@ -27,7 +27,7 @@ from normdyn.networks.chains import chain
 from normdyn.networks.chains import homogeneous_activation as power
 from normdyn.networks.graphs import layered_weights
 from normdyn.networks.losses import square_loss
-from normdyn.norms.laws import operator_matrix
+from normdyn.norms.laws import operator_matrix, squared_norm_rate
 
 # From operators to matrices
 
@@ -78,7 +78,7 @@ EVEN = ("circular", "circular, stride 2", "unpadded")
 
 @shared
 def convolutions(case: Case, layout: str, activation: Map) -> list[dict[str, Tensor]]:
-    """Growth by the loss of the squared norms of kernel and operator, and what Theorem 2 says; and its scale."""
+    """Growth by the loss of the squared norms of kernel and operator; output and the gradient in it."""
     padding, stride = LAYOUTS[layout]
     found = []
     for k in range(3):
@@ -87,13 +87,8 @@ def convolutions(case: Case, layout: str, activation: Map) -> list[dict[str, Ten
         f = h @ normal(case, f"readout {k}", 3, h.shape[1]).mT
         df, g = torch.autograd.grad(square_loss(f, normal(case, f"targets {k}", 12, 3)), [f, K])
         T, moved = (operator_matrix(lambda H, k=k: convolve(H, k, padding, stride), (2, 6)) for k in (K.detach(), g))
-        one = {
-            "kernel": (K * g).sum(),
-            "operator": (T * moved).sum(),
-            "law": (f * df).sum(),
-            "size": f.norm() * df.norm(),
-        }
-        found.append({name: -2 * value.detach() for name, value in one.items()})
+        one = {"kernel": -2 * (K * g).sum(), "operator": -2 * (T * moved).sum(), "f": f, "df": df}
+        found.append({name: value.detach() for name, value in one.items()})
     return found
 
 
@@ -103,8 +98,8 @@ def kernels_are_covered(case, norm="kernel", activation=functional.leaky_relu):
     some = lambda: [one for layout in LAYOUTS for one in convolutions(case, layout, activation)]
     return equal(
         measured=lambda: [one[norm] for one in some()],
-        predicted=lambda: [one["law"] for one in some()],
-        scale=lambda: [one["size"] for one in some()],
+        predicted=lambda: [squared_norm_rate(one["f"], one["df"]) for one in some()],
+        scale=lambda: [one["f"].norm() * one["df"].norm() for one in some()],
         bound=1e-12, reason="rounding of inner products, relative to |f| |grad f|; four layouts, 3 kernels each",
     )  # fmt: skip
 
@@ -113,10 +108,11 @@ def kernels_are_covered(case, norm="kernel", activation=functional.leaky_relu):
 def operators_of_kernels_grow_faster(case, layouts=EVEN):
     """A circular or unpadded convolution's matrix grows as many times faster as there are output positions."""
     some = lambda name: convolutions(case, name, functional.leaky_relu)
+    law = lambda one: squared_norm_rate(one["f"], one["df"])
     return equal(
         measured=lambda: [one["operator"] for layout in layouts for one in some(layout)],
-        predicted=lambda: [POSITIONS[layout] * one["law"] for layout in layouts for one in some(layout)],
-        scale=lambda: [one["size"] for layout in layouts for one in some(layout)],
+        predicted=lambda: [POSITIONS[layout] * law(one) for layout in layouts for one in some(layout)],
+        scale=lambda: [one["f"].norm() * one["df"].norm() for layout in layouts for one in some(layout)],
         bound=1e-11, reason="rounding of inner products, relative to |f| |grad f|; three layouts, 3 kernels each",
     )  # fmt: skip
 
@@ -476,7 +472,7 @@ def creep(case: Case, step: float) -> float:
 
 @shared
 def affine(case: Case, shifted: float, eps: float) -> list[dict[str, Tensor]]:
-    """A layer, a normalisation with gain and shift, a readout: <W, gradient> of each, and the law; five norms."""
+    """A layer, a normalisation with gain and shift, a readout: growth of each, output, gradient in it; five norms."""
     found = []
     for name in ALL_NORMS[:5]:
         for k in range(2):
@@ -487,8 +483,8 @@ def affine(case: Case, shifted: float, eps: float) -> list[dict[str, Tensor]]:
             f = functional.leaky_relu(h).flatten(1) @ p["above"].mT / 6
             loss = square_loss(f, normal(case, f"affine Y {k}", 12, 3))
             df, *g = torch.autograd.grad(loss, [f, *p.values()], materialize_grads=True)
-            one = {n: (W * G).sum() for (n, W), G in zip(p.items(), g, strict=True)}
-            one |= {"law": (f * df).sum(), "size": f.norm() * df.norm()}
+            one = {n: -2 * (W * G).sum() for (n, W), G in zip(p.items(), g, strict=True)}
+            one |= {"f": f, "df": df}
             found.append({n: value.detach() for n, value in one.items()})
     return found
 
@@ -502,14 +498,14 @@ def gains_are_layers(case, shifted=0.0, eps=0.0):
     return together(
         gain=equal(
             measured=lambda: [one["gain"] for one in affine(case, shifted, EPS)],
-            predicted=lambda: [one["law"] for one in affine(case, shifted, EPS)],
-            scale=lambda: [one["size"] for one in affine(case, shifted, EPS)],
+            predicted=lambda: [squared_norm_rate(one["f"], one["df"]) for one in affine(case, shifted, EPS)],
+            scale=lambda: [one["f"].norm() * one["df"].norm() for one in affine(case, shifted, EPS)],
             bound=1e-13, reason="rounding of inner products, relative to |f| |grad f|; five norms, whatever their eps",
         ),
         below=equal(
             measured=lambda: [one["below"] for one in affine(case, shifted, eps)],
             predicted=lambda: [torch.zeros(()) for _ in affine(case, shifted, eps)],
-            scale=lambda: [one["size"] for one in affine(case, shifted, eps)],
+            scale=lambda: [one["f"].norm() * one["df"].norm() for one in affine(case, shifted, eps)],
             bound=1e-12, reason="rounding of inner products, relative to |f| |grad f|; five norms without eps",
         ),
     )  # fmt: skip
@@ -520,7 +516,7 @@ def gain_and_shift_together(case, counted=1.0):
     """With a trained shift, the squared norms of gain and shift together obey Theorem 2."""
     return equal(
         measured=lambda: [one["gain"] + counted * one["shift"] for one in affine(case, 1.0, EPS)],
-        predicted=lambda: [one["law"] for one in affine(case, 1.0, EPS)],
-        scale=lambda: [one["size"] for one in affine(case, 1.0, EPS)],
+        predicted=lambda: [squared_norm_rate(one["f"], one["df"]) for one in affine(case, 1.0, EPS)],
+        scale=lambda: [one["f"].norm() * one["df"].norm() for one in affine(case, 1.0, EPS)],
         bound=1e-13, reason="rounding of inner products, relative to |f| |grad f|; five norms, 2 networks each",
     )  # fmt: skip
