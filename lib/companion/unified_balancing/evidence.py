@@ -56,7 +56,7 @@ def the_curves_are_close_and_part(
             reason=f"{why}; median over steps 10 to 40",
         ),
         late=tendency(
-            effect=lambda: [share(run)[-100:].median(0).values - SEEN for run in runs()],
+            effect=lambda: [(share(run)[-100:].median(0).values.clamp_min(1e-9) / SEEN).log() for run in runs()],
             reason=f"{why}; median over the last 100 steps",
         ),
     )
