@@ -33,10 +33,10 @@ def growth(step: Callable[[Tensor], Tensor], x: Tensor, z: Tensor, order: float 
 # Fixed points of maps that bring nothing apart
 
 
-def hinge_map(case: Case, rows: int = 4, size: int = 30) -> Callable[[Tensor], Tensor]:
+def hinge_map(case: Case, rows: int = 4, size: int = 30, times: float = 1.0) -> Callable[[Tensor], Tensor]:
     """Descent on half the squared violations of ``A x <= b``; its fixed points are that polyhedron, zero is outside."""
     A, b = polyhedron(case, rows, size)
-    step = 1 / torch.linalg.matrix_norm(A, 2).item() ** 2
+    step = times / torch.linalg.matrix_norm(A, 2).item() ** 2
     return lambda x: x - step * torch.relu(x @ A.mT - b) @ A
 
 
@@ -62,21 +62,31 @@ def to_the_line(x: Tensor) -> Tensor:
     return torch.stack([x[..., 0], torch.ones_like(x[..., 0])], -1)
 
 
+def space(order: float) -> int:
+    """Dimension of the space with the norm of that order."""
+    return 2 if order == math.inf else 10
+
+
+def map_of(case: Case, order: float, times: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """A non-expansive map of the space; the Euclidean one is a gradient step, which may be made longer."""
+    if order == 2:
+        return hinge_map(case, 4, 10, times)
+    return letter if order == math.inf else clamped_and_swapped
+
+
 @shared
-def fixed_points(case: Case, order: float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Forty fixed points of a map of a normed space, and the map."""
-    if order == math.inf:
-        x, T = 3 * draw(case, "plane", 40, 2), letter
-    else:
-        x, T = 3 * draw(case, "space", 40, 10), hinge_map(case, 4, 10) if order == 2 else clamped_and_swapped
+def fixed_points(case: Case, order: float) -> Tensor:
+    """Forty fixed points of that map."""
+    x, T = 3 * draw(case, "space", 40, space(order)), map_of(case, order)
     for _ in range(3000):
         x = T(x)
-    return x, T
+    return x
 
 
+@shared
 def middles(case: Case, order: float, shift: int = 1) -> Tensor:
     """Half way between fixed points and others."""
-    x, _ = fixed_points(case, order)
+    x = fixed_points(case, order)
     return (x + x.roll(shift, 0)) / 2
 
 
@@ -91,20 +101,20 @@ def width_of_least(order: float) -> Tensor:
 
 def pairs(case: Case, order: float) -> tuple[Tensor, Tensor]:
     """Points of the space to be brought nearer."""
-    size = 2 if order == math.inf else 10
-    return draw(case, "first", 500, size), draw(case, "second", 500, size)
+    return 3 * draw(case, "first", 500, space(order)), 3 * draw(case, "second", 500, space(order))
 
 
-@claim("D-thm10", control={"orders": (math.inf,)})
-def fixed_points_are_convex(case, orders=(2.0, 4.0)):
+@claim("D-thm10", control=[{"orders": (math.inf,)}, {"times": 8.0}])
+def fixed_points_are_convex(case, orders=(2.0, 4.0), times=1.0):
     """Fixed points of a non-expansive map are convex, with one point of least norm, if the norm is strictly convex.
 
     Descent onto a polyhedron in the Euclidean norm, a box with swapped neighbours in the norm of order four. In the
-    maximum norm, which is not strictly convex, both fail. That the set is closed is continuity.  D Theorem 10
+    maximum norm, which is not strictly convex, both fail; a longer step is not non-expansive. That the set is closed is
+    continuity.  D Theorem 10
     """
     return together(
         convex=equal(
-            measured=lambda: [fixed_points(case, p)[1](middles(case, p, k)) for p in orders for k in (1, 7)],
+            measured=lambda: [map_of(case, p)(middles(case, p, k)) for p in orders for k in (1, 7)],
             predicted=lambda: [middles(case, p, k) for p in orders for k in (1, 7)],
             bound=1e-9, reason="3,000 steps of a linearly convergent iteration, and rounding",
         ),
@@ -115,7 +125,7 @@ def fixed_points_are_convex(case, orders=(2.0, 4.0)):
             bound=1e-3, reason="a tenth of the spacing of the points on the line",
         ),
         nonexpansive=at_most(
-            left=lambda: [growth(fixed_points(case, p)[1], *pairs(case, p), p) for p in orders],
+            left=lambda: [growth(map_of(case, p, times), *pairs(case, p), p) for p in orders],
             right=lambda: [1.0 for _ in orders],
             bound=1e-12, reason="rounding",
         ),
@@ -234,14 +244,14 @@ def regression(case: Case) -> tuple[Tensor, Tensor]:
 
 
 @shared
-def nmgd(case: Case, a: float, first: int = 2) -> dict[int, Tensor]:
-    """NMGD with steps of size one on half the mean square, counted from ``first``, from three starts."""
+def nmgd(case: Case, a: float, first: int = 2, marks: tuple[int, ...] = (STEPS, 2 * STEPS)) -> dict[int, Tensor]:
+    """NMGD with steps of size one on half the mean square, counted from ``first``, from three starts; at the marks."""
     features, targets = regression(case)
     w, found = torch.stack([c * draw(case, f"weights {c}", 6) for c in SCALES]), {}
     matrix, shift = torch.eye(6).double() - features.mT @ features / 3, targets @ features / 3
-    for n in range(first, 2 * STEPS + 1):
+    for n in range(first, max(marks) + 1):
         w = (1 - n**-a) * torch.addmm(shift, w, matrix)
-        if n in (STEPS, 2 * STEPS):
+        if n in marks:
             found[n] = w
     return found
 
@@ -261,7 +271,7 @@ def lag(case: Case, shrink: float) -> Tensor:
 
 @claim("D-nmgd-linear", control={"exponents": (1.5,)})
 def nmgd_finds_the_least_norm(case, exponents=(0.7, 0.85)):
-    """On least squares NMGD tends to the solution of least norm from any start, with a lag of lambda_n over a mode's rate.
+    """On least squares NMGD tends to the solution of least norm from any start, with a lag of lambda_n over the rate.
 
     Starts up to a hundred times as long as the answer, counted from two and, as printed, from one, where the first
     step erases the start. A summable sequence keeps part of the start.  D section 14.1, item 4, and section 15

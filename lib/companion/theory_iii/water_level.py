@@ -78,3 +78,18 @@ def gulfs_of_equal_loss(case, where=GULFS):
             bound=1e-7, reason="the grid contains the point up to rounding",
         ),
     )  # fmt: skip
+
+
+def ebb(start: tuple[float, float], level: float, steps: int, shrink: float = 1e-3) -> Tensor:
+    """A boat drawn to the origin: shrink the position; where that is dry, go back to the shore along the slope of f."""
+    c, (x, y), path = -math.log(level), start, []
+    for _ in range(steps):
+        path.append((x, y))
+        x, y = (1 - shrink) * x, (1 - shrink) * y
+        for _ in range(3):
+            lack = c - x * x - y * y * math.sin(y) / 100
+            if lack <= 0:
+                break
+            p, q = 2 * x, (2 * y * math.sin(y) + y * y * math.cos(y)) / 100
+            x, y = x + lack * p / (p * p + q * q), y + lack * q / (p * p + q * q)
+    return torch.tensor(path, dtype=torch.float64)
