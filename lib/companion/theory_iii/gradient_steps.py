@@ -29,14 +29,17 @@ Pair = tuple[Fraction, tuple[Fraction, Fraction], tuple[Fraction, Fraction]]
 
 
 def far_and_near() -> list[Pair]:
-    """Step sizes with two points each: a far minimum and its neighbour, and two points close to the minimum (1, 1)."""
-    found = []
+    """Step sizes with two points each: a far minimum and its neighbour, and two points near the minimum (1, 1)."""
+    found: list[Pair] = []
     for root in (Fraction(1, 100), Fraction(1, 10), Fraction(1)):
         w, d = 2 / root, Fraction(1, 100)
         found.append((root**2, (1 / w, w), (2 / w, w)))
         more, less = Fraction(11, 10) + d, Fraction(11, 10) - d
         found.append((root**2, (more, less), (less, more)))
     return found
+
+
+FAR_AND_NEAR = far_and_near()
 
 
 def float_growth(loss: Callable[[Tensor], Tensor], pair: Pair) -> Tensor:
@@ -68,21 +71,21 @@ def no_step_size_for_relu_networks(case, loss=two_relu_weights):
     inputs = torch.linspace(-2, 2, 9).double()
     return counterexample(
         at_most(
-            left=lambda: [float_growth(loss, pair) for pair in far_and_near()],
-            right=lambda: [1.0 for _ in far_and_near()],
+            left=lambda: [float_growth(loss, pair) for pair in FAR_AND_NEAR],
+            right=lambda: [1.0 for _ in FAR_AND_NEAR],
             bound=1e-9, reason="rounding of differences",
         ),
-        exact=lambda: min(exact_excess(relu_slope, pair) for pair in far_and_near()),
+        exact=lambda: min(exact_excess(relu_slope, pair) for pair in FAR_AND_NEAR),
         lipschitz=at_most(
             left=lambda: [
-                float(v) * (torch.relu(float(w) * inputs).diff()).abs() for _, x, z in far_and_near() for w, v in (x, z)
+                float(v) * (torch.relu(float(w) * inputs).diff()).abs() for _, x, z in FAR_AND_NEAR for w, v in (x, z)
             ],
-            right=lambda: [float(w * v) * inputs.diff().abs() for _, x, z in far_and_near() for w, v in (x, z)],
+            right=lambda: [float(w * v) * inputs.diff().abs() for _, x, z in FAR_AND_NEAR for w, v in (x, z)],
             bound=1e-12, reason="rounding",
         ),
         global_minimum=equal(
-            measured=lambda: [1 - x[0] * x[1] for _, x, _ in far_and_near()[::2]],
-            predicted=lambda: [0.0 for _ in far_and_near()[::2]],
+            measured=lambda: [1 - x[0] * x[1] for _, x, _ in FAR_AND_NEAR[::2]],
+            predicted=lambda: [0.0 for _ in FAR_AND_NEAR[::2]],
             bound=1e-12, reason="exact",
         ),
     )  # fmt: skip
@@ -139,6 +142,12 @@ def ripple_slope(x: Tensor, axes: Tensor) -> Tensor:
 
 
 @shared
+def some_pairs(case: Case) -> tuple[Tensor, Tensor]:
+    """Five thousand random pairs."""
+    return draw(case, "x", 5000, 4), draw(case, "z", 5000, 4)
+
+
+@shared
 def curvatures(case: Case) -> Tensor:
     """All eigenvalues of its Hessian at zero and at random points, by automatic differentiation."""
     points = torch.cat([torch.zeros(1, 4).double(), draw(case, "points", 200, 4)])
@@ -153,11 +162,11 @@ def bounded_curvature_is_smooth(case, largest=lambda spectrum: spectrum.abs().ma
     A sum of log cosh with amplitudes of both signs, 5,000 pairs far and near. A bound from above alone does not do.
     D Lemma 13
     """
-    x, z = lambda: draw(case, "x", 5000, 4), lambda: draw(case, "z", 5000, 4)
-    difference = lambda c: ripple_slope(c * x(), axes_of(case)) - ripple_slope(c * z(), axes_of(case))
+    slope = lambda k, c: ripple_slope(c * some_pairs(case)[k], axes_of(case))
+    distance = lambda c: (c * (some_pairs(case)[0] - some_pairs(case)[1])).norm(dim=1)
     return at_most(
-        left=lambda: [difference(c).norm(dim=1) for c in (1, 1e-2)],
-        right=lambda: [largest(curvatures(case)) * (c * (x() - z())).norm(dim=1) for c in (1, 1e-2)],
+        left=lambda: [(slope(0, c) - slope(1, c)).norm(dim=1) for c in (1, 1e-2)],
+        right=lambda: [largest(curvatures(case)) * distance(c) for c in (1, 1e-2)],
         bound=1e-9, reason="rounding; the curvature is largest at zero, which is among the points",
     )  # fmt: skip
 
@@ -331,7 +340,7 @@ def steps_allowed(case: Case, share: float, ridge: float, exponent: int = 1) -> 
 
 
 @claim("D-thm16b", control={"shares": (8.0,)})
-def strongly_convex_rate(case, shares=(0.1, 0.5, 0.99)):
+def strongly_convex_rate(case, shares=(0.01, 0.1, 0.5, 0.99)):
     """With mu-strong convexity and gamma L < 1 squared distances fall by 1 - gamma mu a step, or faster.
 
     Log cosh plus a ridge, 202 starts, every step of twenty. The control has gamma L = 8.  D Theorem 16 (b)

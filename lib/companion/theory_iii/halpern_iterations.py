@@ -292,6 +292,12 @@ def nmgd_finds_the_least_norm(case, exponents=(0.7, 0.85)):
     )  # fmt: skip
 
 
+@shared
+def before(case: Case) -> Tensor:
+    """Weights before three steps."""
+    return draw(case, "steps", 3, 6)
+
+
 def as_optimiser(loss: Callable[[Tensor], Tensor], w: Tensor, rate: float, shrink: float) -> Tensor:
     """A step of torch's SGD, then the weights times one minus the shrinking: what changed."""
     parameter = w.clone().requires_grad_()
@@ -317,11 +323,10 @@ def update_as_written(case, damped=True):
     """
     ways = ((1.0, 0.3), (0.2, 0.01), (0.5, 1.0))
     loss = lambda w: (regression(case)[0] @ w - regression(case)[1]).square().sum() / 6
-    weights = lambda k: draw(case, f"step {k}", 6)
     slope = lambda w: (regression(case)[0] @ w - regression(case)[1]) @ regression(case)[0] / 3
     return equal(
-        measured=lambda: [as_optimiser(loss, draw(case, f"step {k}", 6), *way) for k, way in enumerate(ways)],
-        predicted=lambda: [as_written(slope(w), w, *way, damped) for k, way in enumerate(ways) for w in [weights(k)]],
+        measured=lambda: [as_optimiser(loss, w, *way) for w, way in zip(before(case), ways, strict=True)],
+        predicted=lambda: [as_written(slope(w), w, *way, damped) for w, way in zip(before(case), ways, strict=True)],
         bound=1e-13, reason="rounding",
     )  # fmt: skip
 
@@ -384,7 +389,7 @@ def tanh_ends(case: Case, a: float | None, first: int) -> dict[float, list[np.nd
 def along_the_solutions(case: Case, weights: list[np.ndarray]) -> Tensor:
     """What of the weights is tangent to the set of networks with these outputs: zero where the norm is stationary.
 
-    A network that has died has no such set: it counts as one.
+    It counts as one where the network has died, and where the norm is stationary but not least among neighbours.
     """
     X = torch.from_numpy(small_task(case)[1])
     flat = torch.cat([torch.from_numpy(W).flatten() for W in weights])
@@ -396,7 +401,12 @@ def along_the_solutions(case: Case, weights: list[np.ndarray]) -> Tensor:
     if outputs(flat).abs().max() < 1e-3:
         return torch.tensor(1.0, dtype=torch.float64)
     J = torch.func.jacrev(outputs)(flat)
-    return (flat - torch.linalg.pinv(J) @ (J @ flat)).norm() / flat.norm()
+    forces = flat @ torch.linalg.pinv(J)  # flat = J' forces, if the norm is stationary
+    bending = torch.eye(len(flat)).double() - (forces[:, None, None] * torch.func.hessian(outputs)(flat)).sum(0)
+    tangent = torch.linalg.svd(J)[2][len(J) :]
+    if torch.linalg.eigvalsh(tangent @ bending @ tangent.mT)[0] <= 0:
+        return torch.tensor(1.0, dtype=torch.float64)
+    return (tangent @ flat).norm() / flat.norm()
 
 
 @claim("D-nmgd-deep", printed={"first": (1, 1)}, control=[{"a": (None, None)}, {"first": (2, 2)}])
@@ -404,8 +414,9 @@ def nmgd_in_deep_networks(case, a=EXPONENT, first=LATE):
     """In deep networks NMGD ends where the norm is locally least among solutions, if it shrinks little from the start.
 
     Two, three and four scalar layers end balanced; a network with two hidden layers of tanh ends where its weights are
-    orthogonal to the solutions. Counted from one, as printed, the first step ends at the saddle at zero; from two,
-    three and more layers fall into it. Plain descent ends elsewhere.  D sections 14 and 15
+    orthogonal to the solutions and the norm curves upwards along them. Counted from one, as printed, the first step
+    ends at the saddle at zero; from two, three and more layers fall into it. Plain descent ends elsewhere.
+    D sections 14 and 15
     """
     return together(
         chains=limit(
