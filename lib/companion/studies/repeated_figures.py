@@ -19,7 +19,7 @@ from normdyn.data import sets as data
 SEEDS = (0, 1, 2)
 PIXELS = replace(FIGURE_1B, inputs="pixels", images=200, steps=400, every=100)
 LARGE_STEP = replace(FIGURE_1B, images=1000, steps=300, every=20, learning_rate=0.2)
-WIDE = tanh_balance.Setup(steps=3000, every=50)
+WIDE = tanh_balance.Setup(images=128, steps=3000, every=50)
 STUDIES = {  # name of the file: what runs it, with which choices, and the images it is given
     "figure-1b-pixels": (layer_norms, PIXELS, "mnist"),
     "figure-1b-no-epsilon": (layer_norms, replace(PIXELS, epsilon=0.0), "mnist"),

@@ -116,7 +116,7 @@ def risks(figure: Figure, f: Tensor, labels: Tensor) -> Tensor:
     """The loss of each seed."""
     if figure.loss == "cross-entropy":
         return F.cross_entropy(f.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
-    targets = F.one_hot(labels, 10) - 0.1 * figure.centred
+    targets = F.one_hot(labels, 10).double() - 0.1 * figure.centred
     return (f - targets).square().sum((1, 2)) / (2 * f.shape[1])
 
 
