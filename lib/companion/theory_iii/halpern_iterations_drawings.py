@@ -69,8 +69,8 @@ def draw_landscape(case: Case) -> None:
     columns = {}
     views = (((-30.0, 30.0), 4.0, (0.02, 20.6), 6000), ((196.0, 216.0), 30.0, (0.02, 208.9), 3000))
     for ax, (ends, width, start, steps) in zip(panels, views, strict=True):
-        w2 = torch.linspace(*ends, 601, dtype=torch.float64)
-        w1 = torch.linspace(-width, width, 241, dtype=torch.float64)
+        w2 = torch.linspace(*ends, 181, dtype=torch.float64)
+        w1 = torch.linspace(-width, width, 61, dtype=torch.float64)
         height = -ground(w1[:, None], w2[None]) / math.log(10)  # of the loss, in powers of ten
         top = height.max().item()
         shore = math.log10(LEVEL)
@@ -79,7 +79,7 @@ def draw_landscape(case: Case) -> None:
         ax.contourf(w2, w1, height, levels=land, cmap="YlOrBr", alpha=0.75)
         ax.contour(w2, w1, height, levels=[shore], colors=[BLUE], linestyles="solid", linewidths=1.2)
         boat = ebb(start, LEVEL, steps)
-        ax.plot(boat[:, 1], boat[:, 0], color=PURPLE, linewidth=2)
+        ax.plot(boat[::20, 1], boat[::20, 0], color=PURPLE, linewidth=2)
         ax.plot(*reversed(start), "o", color=PURPLE, markersize=5)
         ax.plot(boat[-1, 1], boat[-1, 0], "s", color=VERMILION, markersize=6)
         ax.set(ylabel="$w_1$", xlim=ends, ylim=(-width, width))
