@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from claimbook.evidence import Case, claim, equal, shared, tendency, together
+from companion.unified_balancing.convolutional import all_digits
 from companion.unified_balancing.evidence import SEEN
-from normdyn.data.sets import digits, draw_samples, feature_statistics, flatten, standardize_dataset
 from normdyn.networks.losses import cross_entropy, square_loss
 
 
@@ -70,10 +70,11 @@ SQUARE, ENTROPY = Figure(), Figure(loss="cross-entropy")
 
 def start(case: Case, figure: Figure) -> tuple[list[Tensor], Tensor, Tensor]:
     """Weights with the variance of torch's default layers, inputs and one-hot targets; an entry a seed."""
-    draw, everything = case.generator("tanh"), digits()
-    chosen = [flatten(draw_samples(everything, figure.images, generator=draw)) for _ in range(figure.seeds)]
-    X = torch.stack([standardize_dataset(c, feature_statistics(c)).inputs for c in chosen]).double()
-    Y = F.one_hot(torch.stack([c.labels for c in chosen]), 10).double()
+    draw, (images, labels) = case.generator("tanh"), all_digits()
+    chosen = torch.stack([torch.randperm(len(labels), generator=draw)[: figure.images] for _ in range(figure.seeds)])
+    X, Y = images[chosen].flatten(2), F.one_hot(labels[chosen], 10).double()
+    deviation, mean = torch.std_mean(X, 1, correction=0, keepdim=True)
+    X = (X - mean) / torch.where(deviation > 1e-9, deviation, 1.0)
     widths = (X.shape[2], *figure.hidden, 10)
     normal = lambda *shape: torch.randn(figure.seeds, *shape, generator=draw, dtype=torch.float64)
     weights = [normal(n, m) / (3 * m) ** 0.5 for m, n in zip(widths, widths[1:], strict=False)]

@@ -5,6 +5,7 @@ batch normalisation, a dense readout. Tensors are ``(seed, channel, image, heigh
 recorded has a row a step and an entry a seed, and one a layer where it belongs to a layer.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from claimbook.evidence import Case, shared
-from normdyn.data.sets import digits, draw_samples
+from normdyn.data.sets import digits
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu, "leaky": lambda z: F.leaky_relu(z, 0.1), "gelu": F.gelu, "tanh": torch.tanh
@@ -65,11 +66,18 @@ def patches(H: Tensor) -> Tensor:
     return torch.stack(moved, 2).flatten(1, 2).flatten(2)
 
 
+@functools.cache
+def all_digits() -> tuple[Tensor, Tensor]:
+    """All images in float64, and labels; read once, whatever is tried with them."""
+    everything = digits()
+    return everything.inputs.double(), everything.labels
+
+
 def start(case: Case, figure: Figure) -> tuple[list[Tensor], Tensor, Tensor]:
     """Weights (and biases, if any, after them), images and labels, one entry a seed."""
-    draw, everything = case.generator("convolutions"), digits()
-    chosen = [draw_samples(everything, figure.images, generator=draw) for _ in range(figure.seeds)]
-    X = torch.stack([c.inputs for c in chosen]).double().transpose(1, 2)
+    draw, (images, labels) = case.generator("convolutions"), all_digits()
+    chosen = torch.stack([torch.randperm(len(labels), generator=draw)[: figure.images] for _ in range(figure.seeds)])
+    X = images[chosen].transpose(1, 2)
     if figure.inputs == "standardised":
         deviation, mean = torch.std_mean(X, (1, 2, 3, 4), correction=0, keepdim=True)
         X = (X - mean) / deviation
@@ -79,7 +87,7 @@ def start(case: Case, figure: Figure) -> tuple[list[Tensor], Tensor, Tensor]:
     normal = lambda *shape: torch.randn(figure.seeds, *shape, generator=draw, dtype=torch.float64)
     weights = [normal(*shape) * (figure.gain / shape[1]) ** 0.5 for shape in shapes]
     biases = [0.1 * normal(figure.channels, 1) for _ in range(figure.convolutions * figure.biases)]
-    return weights + biases, X, torch.stack([c.labels for c in chosen])
+    return weights + biases, X, labels[chosen]
 
 
 class Pass(NamedTuple):
