@@ -221,6 +221,21 @@ def unit_vectors_at_equal_time(case, system="sphere"):
     )
 
 
+@claim("O-two-limits", control={"depth": 1})
+def two_flows_two_maxima(case, depth=2):
+    """From one start a network's two flows can end at margins that differ by a fifth or more, and stay there.
+
+    Two witnesses; margins are taken where the smallest output is 15, and again at 30. One linear layer is the control.
+    """
+    ends = lambda k, system: torch.stack(runs.descended(k, depth, system))
+    gap = lambda k: (ends(k, "weight normalization") / ends(k, "gradient") - 1).abs()
+    return equal(
+        measured=lambda: [(gap(k) > 0.2).double() for k in runs.TWO_LIMITS],
+        predicted=lambda: [torch.ones(2) for _ in runs.TWO_LIMITS],
+        bound=1e-4, reason="counts; both gaps are larger than a half",
+    )  # fmt: skip
+
+
 @claim("D-fig1", control=[{"system": "sphere"}, {"other": "polar"}])
 def three_systems(case, system="polar", other="weight normalization"):
     """Two weights, two examples: the polar system lies on the standard flow, weight normalisation not.  D Fig. 1"""

@@ -36,7 +36,7 @@ def draw_three_flows(case: Case) -> None:
         plane.plot(w[:, 0], w[:, 1], **look)
     w = figure_one(case, "plain")[-1]
     for k in range(2):
-        ax.annotate(f"$w_{k + 1}$", (LINE[-1] * 0.1, w[k] - 0.45))
+        ax.annotate(f"$w_{k + 1}$", (LINE[-1] * 0.3, w[k] - 0.75))
     ax.set(xlabel="time", ylabel="weight")
     ax.legend(fontsize=8)
     best = largest_margin(FIGURE_POINTS).direction

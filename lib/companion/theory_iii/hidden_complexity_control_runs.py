@@ -19,7 +19,7 @@ PULL = torch.tensor([[3.0, 0.0], [0.0, 1.0]], dtype=torch.float64)  # the longer
 DRAWN, FEW = 8, 2
 LOG_TIMES = torch.cat([torch.logspace(math.log10(20), 2, 9), torch.tensor([140.0, 200, 280, 400, 560, 800])]).double()
 LINE = torch.cat([torch.zeros(1), torch.logspace(-3, 3, 37)]).double()
-HILL = torch.cat([torch.zeros(1), torch.logspace(-2, 3, 31)]).double()
+HILL = torch.cat([torch.zeros(1), torch.logspace(-2, 3, 41)]).double()
 
 
 def normal(case: Case, role: int | str, *shape: int) -> Tensor:
@@ -462,3 +462,33 @@ def grown_late(case: Case) -> list[Margins]:
     return [
         Margins(r.clock[half], r.vector[half], r.margins[half], r.length[half], r.supports, r.best) for r in grown(case)
     ]
+
+
+TWO_LIMITS = (2, 5)  # found among the numbers 0 to 13
+
+
+def two_layers_or_one(number: int, depth: int) -> tuple[Outputs, Params]:
+    """Three samples, and three hidden units or none; the draws are part of the witness and not of the case."""
+    draw = torch.Generator().manual_seed(number)
+    X = torch.randn(3, 3, generator=draw, dtype=torch.float64)
+    y = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
+    shapes = ((3, 3), (1, 3)) if depth == 2 else ((1, 3),)
+    W = {f"W{k}": 0.6 * torch.randn(*shape, generator=draw, dtype=torch.float64) for k, shape in enumerate(shapes)}
+    return (lambda p: y * mlp([p[f"W{k}"] for k in range(depth)], X, activation=smooth_cube)[:, 0]), W
+
+
+@shared
+def descended(number: int, depth: int, system: str, goals: tuple[float, ...] = (15.0, 30.0)) -> list[Tensor]:
+    """Smallest normalised margin once the smallest output has reached a goal, by steps of a fiftieth of the weights."""
+    f, W = two_layers_or_one(number, depth)
+    field, found = _along(f, None), []
+    for goal in goals:
+        while (least := f(W).min().item()) < goal:
+            h = field(W)
+            if system == "weight normalization":
+                h = {k: seen_velocity(W[k].norm(), W[k] / W[k].norm(), h[k]) for k in W}
+            largest = max((h[k].norm() / W[k].norm()).item() for k in W)
+            step = min(0.02 / largest, 0.5 / max(1.0, least))
+            W = {k: W[k] + step * h[k] for k in W}
+        found.append(f(W).min() / torch.stack([x.norm() for x in W.values()]).prod())
+    return found
