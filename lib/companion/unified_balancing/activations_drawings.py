@@ -9,7 +9,6 @@ from claimbook.evidence import Case, shared
 from claimbook.show import results
 from claimbook.show.figures import BROKEN, GREEN, MEASURED, PREDICTED, axes, layer_colors
 from claimbook.show.notebook import show_figure
-from companion.studies.tanh_balance import Setup, relative_balance
 from companion.unified_balancing.activations import (
     ENTROPY,
     SQUARE,
@@ -145,33 +144,32 @@ def draw_interventions(case: Case) -> None:
 def wide(name: str) -> tuple[dict[str, Tensor], results.Provenance]:
     """A stored study at the paper's width, seeds along the first axis, with its prediction and ratio to Theorem 1."""
     run, origin = results.load(name)
-    setup = Setup(**origin.setup)
     if len(origin.seeds) == 1:
         run = {key: values[None] for key, values in run.items()}
-    each = [{key: values[k] for key, values in run.items()} for k in range(len(origin.seeds))]
-    ratios = [relative_balance(one, setup) for one in each]
-    return run | {"ratio": torch.stack(ratios), "predicted": run["flow"] + run["decay"]}, origin
+    time = origin.setup["learning_rate"] * run["step"][..., None]
+    ratio = run["largest"] / run["largest"][:, :1] * torch.exp(2 * origin.setup["weight_decay"] * time)
+    return run | {"ratio": ratio, "predicted": run["flow"] + run["decay"]}, origin
 
 
-def draw_wide(studies: dict[str, dict[str, Tensor]], setup: Setup) -> None:
+def draw_wide(studies: dict[str, dict[str, Tensor]]) -> None:
     """Figures 1c, 1d, 2a and 2b in their printed form, three seeds each."""
     fig, panels = axes(2, 2, height=5.0, sharex=True, sharey="row")
     data = {}
     for (top, bottom), (title, run) in zip(panels.T, studies.items(), strict=True):
         steps = run["step"][0]
-        curve = torch.exp(-2 * setup.weight_decay * setup.learning_rate * steps)
+        curve = torch.exp(-2 * SQUARE.weight_decay * SQUARE.learning_rate * steps)
         for l, color in enumerate(layer_colors(3)):
             values = (run["ratio"][:, :, l] * curve).T
             band(top, steps, values, color=color, linestyle=LINES[l], linewidth=1.8, label=f"layers {l + 1}, {l + 2}")
             data[f"{title}_largest_{l + 1}"] = values.mean(1)
         top.semilogy(steps, curve, **PREDICTED, label=r"$e^{-2\delta t}$")
-        band(bottom, steps, total(run["quotient"]).T, **MEASURED, label="measured")
-        bottom.plot(steps, total(run["predicted"]).mean(0), **PREDICTED, label="predicted, $k=1$")
+        band(bottom, steps, -total(run["quotient"]).T, **MEASURED, label="measured")
+        bottom.plot(steps, -total(run["predicted"]).mean(0), **PREDICTED, label="predicted, $k=1$")
         top.set(title=title)
-        bottom.set(xlabel="step", yscale="symlog")
+        bottom.set(xlabel="step", yscale="log")
         data |= {f"{title}_{name}": total(run[name]).mean(0) for name in ("quotient", "predicted")}
     panels[0, 0].set(ylabel=r"$\max|\mathcal{B}|$ over its start")
-    panels[1, 0].set(ylabel=r"rate of $\|\theta\|^2$")
+    panels[1, 0].set(ylabel=r"minus the rate of $\|\theta\|^2$")
     panels[0, 0].legend(fontsize=8)
     panels[1, 0].legend(fontsize=8)
     show_figure(fig, name="tanh-paper-size", data={"step": steps, "curve": curve} | data)

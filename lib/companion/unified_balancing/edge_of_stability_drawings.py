@@ -7,10 +7,10 @@ from claimbook.evidence import Case
 from claimbook.show import results
 from claimbook.show.figures import BROKEN, GREEN, GRID, MEASURED, PREDICTED, axes
 from claimbook.show.notebook import show_figure
-from companion.studies.layer_norms import terms
 from companion.unified_balancing.convolutional import descent
 from companion.unified_balancing.edge_of_stability import EDGE, crossings
 from companion.unified_balancing.evidence import SETTLED, total
+from companion.unified_balancing.evidence_drawings import terms
 
 
 def two_panels(

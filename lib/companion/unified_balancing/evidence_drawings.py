@@ -9,7 +9,6 @@ from claimbook.evidence import Case, shared
 from claimbook.show import results
 from claimbook.show.figures import BROKEN, GREEN, MEASURED, PREDICTED, axes, layer_colors
 from claimbook.show.notebook import show_figure
-from companion.studies.layer_norms import terms
 from companion.unified_balancing.convolutional import FIGURE_1A, FIGURE_1B, descent
 from companion.unified_balancing.evidence import FEW, LEAKY, SETTLED, total
 
@@ -115,8 +114,19 @@ def draw_choices(case: Case) -> None:
     show_figure(fig, name="evidence-choices", data={"choice": list(CHOICES), "finite_steps": step, "leak": leak})
 
 
+def terms(run: dict[str, Tensor], learning_rate: float) -> dict[str, Tensor]:
+    """Quotient, flow, finite steps and leak of a stored run, layers last, and what the exact law leaves."""
+    parts = {
+        "quotient": run["squares"].diff(dim=0) / learning_rate,
+        "flow": run["order"] * run["drive"][:, None],
+        "step": learning_rate * run["gradient"],
+        "leak": run["leak"],
+    }
+    return parts | {"rest": rest(parts)}
+
+
 def stored(name: str) -> tuple[dict[str, Tensor], results.Provenance]:
-    """A stored run on images with the terms of its law, layers last."""
+    """A stored run on images with the terms of its law."""
     run, origin = results.load(name)
     return run | terms(run, origin.setup["learning_rate"]), origin
 
