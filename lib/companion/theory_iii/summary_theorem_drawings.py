@@ -67,6 +67,6 @@ def draw_normalisations(case: Case) -> None:
         ax.plot([0, w[0]], [0, w[1]], **look, label=f"{kind} normalisation ends here")
         ax.plot(w[0], w[1], "o", color=look["color"])
         columns |= {f"{kind}_end": w}
-    ax.set(xlim=(-1.3, 4.6), ylim=(-1.25, 2.2), aspect="equal", xlabel="$w_1$", ylabel="$w_2$")
+    ax.set(xlim=(-1.9, 5.2), ylim=(-1.8, 2.3), aspect="equal", xlabel="$w_1$", ylabel="$w_2$")
     ax.legend(fontsize=8, loc="center right")
     show_figure(fig, name="two-normalisations", data=columns)

@@ -19,7 +19,7 @@ SEPARATES = 0.1  # below this margin a start has lost a sample for good: no unit
 
 
 def rows(values: Sequence) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.as_tensor(values, dtype=torch.float64)
 
 
 def uniform(case: Case, role: str, *shape: int) -> Tensor:
@@ -117,7 +117,12 @@ def velocities(X: Tensor, V: Tensor, v: Tensor, r: Tensor, law: str) -> tuple[Te
 
 
 def descend_all(
-    X: Tensor, W: Tensor, a: Tensor, law: str, schedule: Sequence[tuple[float, int]], lengths: Sequence[float] = (1, 1)
+    X: Tensor,
+    W: Tensor,
+    a: Tensor,
+    law: str,
+    schedule: Sequence[tuple[float, int]],
+    lengths: Sequence | Tensor = (1, 1),
 ) -> Batch:
     """Steps along the velocities for many starts; the schedule lists step sizes and how many of each."""
     flat = lambda W: W.flatten(1).norm(dim=1)[:, None, None]
