@@ -65,16 +65,12 @@ def growths(case: Case, literal: bool) -> list[Growth]:
     return found
 
 
-def doubled(literal: bool, exponent: float) -> float:
-    """What eq. (2) as printed makes of an exponent."""
-    return 2 * exponent if literal else exponent
-
-
-@claim("A-eq2-wd-convention", printed={"literal": True}, control={"junction": torch.tanh})
-def drift_of_weight_decay(case, literal=False, junction=identity):
+@claim("A-eq2-wd-convention", printed={"literal": True}, control=[{"junction": torch.tanh}, {"whole": False}])
+def drift_of_weight_decay(case, literal=False, junction=identity, whole=True):
     """All rates of the paper are those of the drift -delta theta, the gradient of half the squared norm.
 
-    With |theta|^2 as it is printed the balance decays as exp(-4 delta t).  A (2)
+    With |theta|^2 as it is printed the balance decays as exp(-4 delta t), and the last term of Theorem 2 doubles; with
+    half of it they do not.  A (2)
     """
     shrinking = lambda run, rate: torch.exp(-rate * DECAY * TIMES)[:, None, None] * run["B"][0]
     return together(
@@ -89,9 +85,14 @@ def drift_of_weight_decay(case, literal=False, junction=identity):
             bound=1e-12, reason=ROUNDING,
         ),
         as_printed=equal(
-            measured=lambda: [run["B"] for run in decays(case, True, junction)],
-            predicted=lambda: [shrinking(run, 4) for run in decays(case, True, junction)],
+            measured=lambda: [run["B"] for run in decays(case, whole, junction)],
+            predicted=lambda: [shrinking(run, 4) for run in decays(case, whole, junction)],
             bound=1e-11, reason=FLOW,
+        ),
+        norms_as_printed=equal(
+            measured=lambda: [s.rates for s in growths(case, whole)],
+            predicted=lambda: [-2 * s.products * s.pairing - 4 * DECAY * s.squares for s in growths(case, True)],
+            bound=1e-12, reason=ROUNDING,
         ),
     )  # fmt: skip
 
@@ -284,11 +285,35 @@ def unbalanced_by(case: Case, penalties: tuple[Callable, ...]) -> list[Tensor]:
     return [balance_rate(penalised(s, r), s) for r in penalties for s in balanced_pairs(case, "penalised")]
 
 
-@claim("A-note-regularizers", control=[{"penalties": ENTRYWISE}, {"order": degree_of_squares}])
-def other_regularisers(case, penalties=SPECTRAL, order=degree):
+def of_matrix(function: Callable, M: Tensor) -> Tensor:
+    """A function of a symmetric matrix."""
+    values, vectors = torch.linalg.eigh(M)
+    return vectors * function(values) @ vectors.mT
+
+
+def of_entries(function: Callable, M: Tensor) -> Tensor:
+    return function(M)
+
+
+def spectral_rate(case: Case, apply: Callable):
+    """From layers out of balance: dB/dt = -4 delta [g(T T*) - g(T'* T')], with g by :data:`G` for each penalty."""
+    uneven, g = lambda: chains(case, "uneven", (5, 4, 5)), lambda r, M: apply(G[r], M)
+    return equal(
+        measured=lambda: [balance_rate(penalised(s, r), s) for r in SPECTRAL for s in uneven()],
+        predicted=lambda: [
+            -4 * DECAY * (g(r, s.weights[0] @ s.weights[0].mT) - g(r, s.weights[1].mT @ s.weights[1]))
+            for r in SPECTRAL for s in uneven()
+        ],
+        bound=1e-11, reason="rounding of eigenvectors",
+    )  # fmt: skip
+
+
+@claim("A-note-regularizers", control=[{"penalties": ENTRYWISE}, {"order": degree_of_squares}, {"apply": of_entries}])
+def other_regularisers(case, penalties=SPECTRAL, order=degree, apply=of_matrix):
     """Some other regularisers have analogous laws: of norms, all that are homogeneous; of balance, spectral ones.
 
-    Their share in d|T|^2/dt is -2 delta times degree times penalty, and a balanced pair stays balanced.  A section 2
+    Their share in d|T|^2/dt is -2 delta times degree times penalty; a balanced pair stays balanced, and of one that is
+    not the Gramians move as if each were penalised for itself.  A section 2
     """
     return together(
         norms=equal(
@@ -305,17 +330,8 @@ def other_regularisers(case, penalties=SPECTRAL, order=degree):
             scale=lambda: [1.5**2 for _ in unbalanced_by(case, penalties)],
             bound=1e-11, reason="rounding of singular vectors, in units of the largest squared singular value",
         ),
+        unbalanced=spectral_rate(case, apply),
     )  # fmt: skip
-
-
-def of_matrix(function: Callable, M: Tensor) -> Tensor:
-    """A function of a symmetric matrix."""
-    values, vectors = torch.linalg.eigh(M)
-    return vectors * function(values) @ vectors.mT
-
-
-def of_entries(function: Callable, M: Tensor) -> Tensor:
-    return function(M)
 
 
 @shared
@@ -337,17 +353,8 @@ def spectral_penalties_keep_balance(case, apply=of_matrix, penalty=schatten):
 
     Hence B = 0 stays, and where g does not decrease the norm of B does not grow. From layers out of balance.
     """
-    uneven = lambda: chains(case, "uneven", (5, 4, 5))
-    g = lambda r, M: apply(G[r], M)
     return together(
-        rate=equal(
-            measured=lambda: [balance_rate(penalised(s, r), s) for r in SPECTRAL for s in uneven()],
-            predicted=lambda: [
-                -4 * DECAY * (g(r, s.weights[0] @ s.weights[0].mT) - g(r, s.weights[1].mT @ s.weights[1]))
-                for r in SPECTRAL for s in uneven()
-            ],
-            bound=1e-11, reason="rounding of eigenvectors",
-        ),
+        rate=spectral_rate(case, apply),
         falls=at_most(
             left=lambda: [B[1:] for B in sizes_under(case, penalty)],
             right=lambda: [B[:-1] for B in sizes_under(case, penalty)],
