@@ -84,7 +84,7 @@ def lower_layers_stay(case, normalise=3, orders=(0.0, 0.0, 0.0, 1.0), steps=LEAK
     return together(
         constant=tendency(
             effect=lambda: [(SEEN / moves(run)).log() for run in runs()],
-            reason=f"{why}; from step 10 on no lower layer's squared norm goes a twentieth as far as that of the network",
+            reason=f"{why}; from step 10 on no lower layer's squared norm goes a twentieth as far as the network's",
         ),
         tracks=tendency(
             effect=lambda: [(2 * SEEN / apart(run)).log() for run in runs()],
