@@ -74,8 +74,8 @@ def rebalance(
     r"""The functionally identical network whose weights have the least :math:`\|W\|_{p,q}`.
 
     Units that the trace shows to be rescalable are rescaled, others stay, and the report says why. A unit is an output
-    feature or an output channel; its regulariser runs over all weights that enter it. Gains of normalisations are weights: one enters
-    each unit. Biases are rescaled but not counted, as in the paper, unless ``count_biases``.
+    feature or an output channel; its regulariser runs over all weights that enter it. Gains of normalisations are
+    weights: one enters each unit. Biases are rescaled but not counted, as in the paper, unless ``count_biases``.
 
     Args:
         model: Left as it is unless ``inplace``.
