@@ -124,6 +124,12 @@ def scaled_vectors(case: Case, size: float) -> list[tuple[Tensor, Tensor]]:
 
 
 @shared
+def projectors(case: Case, size: float) -> list[Tensor]:
+    """S of these directions, as matrices."""
+    return [torch.eye(5, dtype=v.dtype) - torch.outer(v, v) for _, v in scaled_vectors(case, size)]
+
+
+@shared
 def resting(case: Case, toward: float) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Length, direction and drive of layers whose drive points along them; or of some on the way there."""
     found = []
@@ -145,7 +151,7 @@ def resting(case: Case, toward: float) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 # Three flows from one start
 
-NETWORKS = ((1, identity), (3, identity), (2, smooth_cube), (3, smooth_cube))
+NETWORKS = ((1, identity), (3, identity), (2, smooth_cube))
 TIMES = (0.0, 0.2, 0.5)
 
 
@@ -161,10 +167,10 @@ def positions(case: Case, system: str) -> list[dict[str, Tensor]]:
         f, W = network(case, f"flow {depth} {activation.__name__}", depth, activation, samples=3, size=0.5)
         drive = exponential(f)
         if system == "plain":
-            found.append(integrate(drive, W, TIMES, relative=1e-10))
+            found.append(integrate(drive, W, TIMES, relative=1e-9))
             continue
         seen = {k: lambda p, k=k: from_polar(p)[k] for k in W}
-        found.append(integrate(reparametrized(drive, system), to_polar(W), TIMES, record=seen, relative=1e-10))
+        found.append(integrate(reparametrized(drive, system), to_polar(W), TIMES, record=seen, relative=1e-9))
     return found
 
 
@@ -462,6 +468,23 @@ def grown_late(case: Case) -> list[Margins]:
     return [
         Margins(r.clock[half], r.vector[half], r.margins[half], r.length[half], r.supports, r.best) for r in grown(case)
     ]
+
+
+def supports(run: Margins) -> Tensor:
+    """Normalised margins of all support vectors of the limit, each for itself."""
+    return run.margins[:, run.supports]
+
+
+@shared
+def linear_series(case: Case, since: str, value, system: str = "gradient", count: int = DRAWN) -> list[Tensor]:
+    """A margin at the recorded times of linear models, one row a time: late, or from separation on."""
+    return [value(run) for run in (late(case, system, count) if since == "late" else hills(case, system))]
+
+
+@shared
+def network_series(case: Case, since: str, value) -> list[Tensor]:
+    """The same of networks."""
+    return [value(run) for run in (grown_late(case) if since == "late" else grown(case))]
 
 
 TWO_LIMITS = (2, 5)  # found among the numbers 0 to 13
