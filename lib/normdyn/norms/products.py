@@ -175,7 +175,7 @@ class _Tensor:
 
     def compared(self, found: Tensor) -> Float[Tensor, " c"]:
         """Products of gradients that differ: what no factor explains is a small difference of them."""
-        sums = {}
+        sums: dict[str, Tensor] = {}
         for k, new in enumerate(found.reshape(-1).split(self._step)):
             w, g, G, d, *_ = self._views[k]
             for buffer, values in ((w, self._old[k]), (g, new), (G, self._received[k])):
@@ -183,7 +183,8 @@ class _Tensor:
             torch.sub(g, G, out=d)
             values = {"W": w, "g": g, "G": G, "d": d}
             for name in (NAMES[c] for c in _COMPARED):
-                sums[name] = sums.get(name, 0.0) + torch.dot(values[name[0]], values[name[1]])
+                product = torch.dot(values[name[0]], values[name[1]])
+                sums[name] = sums[name] + product if name in sums else product
         return torch.stack(list(sums.values()))
 
 
