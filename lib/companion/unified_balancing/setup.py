@@ -295,17 +295,17 @@ def of_entries(function: Callable, M: Tensor) -> Tensor:
     return function(M)
 
 
-def spectral_rate(case: Case, apply: Callable):
-    """From layers out of balance: dB/dt = -4 delta [g(T T*) - g(T'* T')], with g by :data:`G` for each penalty."""
-    uneven, g = lambda: chains(case, "uneven", (5, 4, 5)), lambda r, M: apply(G[r], M)
-    return equal(
-        measured=lambda: [balance_rate(penalised(s, r), s) for r in SPECTRAL for s in uneven()],
-        predicted=lambda: [
-            -4 * DECAY * (g(r, s.weights[0] @ s.weights[0].mT) - g(r, s.weights[1].mT @ s.weights[1]))
-            for r in SPECTRAL for s in uneven()
-        ],
-        bound=1e-11, reason="rounding of eigenvectors",
-    )  # fmt: skip
+@shared
+def spectral_rates(case: Case) -> list[Tensor]:
+    """Rates of the balance under spectral penalties, from layers out of balance."""
+    return [balance_rate(penalised(s, r), s) for r in SPECTRAL for s in chains(case, "uneven", (5, 4, 5))]
+
+
+@shared
+def spectral_law(case: Case, apply: Callable) -> list[Tensor]:
+    """What they should be: -4 delta [g(T T*) - g(T'* T')], with g by :data:`G` for each penalty."""
+    g = lambda r, W, V: apply(G[r], W @ W.mT) - apply(G[r], V.mT @ V)
+    return [-4 * DECAY * g(r, *s.weights) for r in SPECTRAL for s in chains(case, "uneven", (5, 4, 5))]
 
 
 @claim("A-note-regularizers", control=[{"penalties": ENTRYWISE}, {"order": degree_of_squares}, {"apply": of_entries}])
@@ -330,7 +330,11 @@ def other_regularisers(case, penalties=SPECTRAL, order=degree, apply=of_matrix):
             scale=lambda: [1.5**2 for _ in unbalanced_by(case, penalties)],
             bound=1e-11, reason="rounding of singular vectors, in units of the largest squared singular value",
         ),
-        unbalanced=spectral_rate(case, apply),
+        unbalanced=equal(
+            measured=lambda: spectral_rates(case),
+            predicted=lambda: spectral_law(case, apply),
+            bound=1e-11, reason="rounding of eigenvectors",
+        ),
     )  # fmt: skip
 
 
@@ -354,7 +358,11 @@ def spectral_penalties_keep_balance(case, apply=of_matrix, penalty=schatten):
     Hence B = 0 stays, and where g does not decrease the norm of B does not grow. From layers out of balance.
     """
     return together(
-        rate=spectral_rate(case, apply),
+        rate=equal(
+            measured=lambda: spectral_rates(case),
+            predicted=lambda: spectral_law(case, apply),
+            bound=1e-11, reason="rounding of eigenvectors",
+        ),
         falls=at_most(
             left=lambda: [B[1:] for B in sizes_under(case, penalty)],
             right=lambda: [B[:-1] for B in sizes_under(case, penalty)],
