@@ -4,9 +4,10 @@ What runs is :mod:`.layer_norms` and :mod:`.tanh_balance`; here stands with whic
 it is done, so that a study that was cut short goes on where it stopped.
 """
 
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -58,7 +59,12 @@ def load(name: str) -> tuple[list[dict[str, torch.Tensor]], results.Provenance]:
 def _same(file: str, setup, parts: str) -> bool:
     """Whether a part was made by the code as it is, with these choices."""
     _, origin = results.load(file, "paper", folder=parts)
-    return origin.is_current and type(setup)(**origin.setup) == setup
+    return origin.is_current and origin.setup == described(setup)
+
+
+def described(setup) -> dict:
+    """The choices of a run as a stored result has them."""
+    return json.loads(json.dumps(asdict(setup)))
 
 
 def main(names: Sequence[str]) -> None:
