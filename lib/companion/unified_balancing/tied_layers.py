@@ -366,7 +366,8 @@ def runs(case: Case, layouts: tuple[Layout, ...]) -> list[dict]:
     for layout in layouts:
         kernels = drawn(case.generator(f"flow {layout}"), layout, (2, 3, 2))
         field = gradient_flow(loss_of(kernels, layout), weight_decay=DECAY)
-        record = {B: lambda p, B=B, layout=layout: B(p["K"], p["V"], layout) for B in (of_channels, of_operators)}
+        both = {B.__name__: B for B in (of_channels, of_operators)}
+        record = {name: lambda p, B=B, layout=layout: B(p["K"], p["V"], layout) for name, B in both.items()}
         found.append(integrate(field, {"K": kernels.first, "V": kernels.second}, TIMES, record=record))
     return found
 
@@ -375,7 +376,7 @@ def runs(case: Case, layouts: tuple[Layout, ...]) -> list[dict]:
 def balances(case: Case, balance: Callable, met: bool = False) -> list[Tensor]:
     """One of the two along the flows of the named layouts; met: only of those that meet the criterion."""
     every = zip(EVERY, runs(case, EVERY), strict=True)
-    return [run[balance] for layout, run in every if by_criterion(layout) or not met]
+    return [run[balance.__name__] for layout, run in every if by_criterion(layout) or not met]
 
 
 def shrunk(path: Tensor) -> Tensor:
