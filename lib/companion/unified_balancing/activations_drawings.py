@@ -151,11 +151,12 @@ def wide(name: str) -> tuple[dict[str, Tensor], results.Provenance]:
     return run | {"ratio": ratio, "predicted": run["flow"] + run["decay"]}, origin
 
 
-def draw_wide(studies: dict[str, dict[str, Tensor]]) -> None:
-    """Figures 1c, 1d, 2a and 2b in their printed form, three seeds each."""
+def draw_wide(studies: dict[str, str]) -> None:
+    """Figures 1c, 1d, 2a and 2b in their printed form, three seeds each, of studies by title."""
     fig, panels = axes(2, 2, height=5.0, sharex=True, sharey="row")
     data = {}
-    for (top, bottom), (title, run) in zip(panels.T, studies.items(), strict=True):
+    for (top, bottom), (title, name) in zip(panels.T, studies.items(), strict=True):
+        run, _ = wide(name)
         steps = run["step"][0]
         curve = torch.exp(-2 * SQUARE.weight_decay * SQUARE.learning_rate * steps)
         for l, color in enumerate(layer_colors(3)):

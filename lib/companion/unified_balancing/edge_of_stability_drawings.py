@@ -10,7 +10,7 @@ from claimbook.show.notebook import show_figure
 from companion.unified_balancing.convolutional import descent
 from companion.unified_balancing.edge_of_stability import EDGE, crossings
 from companion.unified_balancing.evidence import SETTLED, total
-from companion.unified_balancing.evidence_drawings import terms
+from companion.unified_balancing.evidence_drawings import stored, terms
 
 
 def two_panels(
@@ -49,9 +49,10 @@ def crossing(run: dict[str, Tensor], rate: float) -> int:
     return int(run["sharpness_steps"][above.nonzero()[0]])
 
 
-def draw_photographs(run: dict[str, Tensor], rate: float) -> None:
+def draw_photographs(name: str, rate: float) -> None:
     """The same of a stored run."""
-    sums = {name: total(run[name]) for name in ("quotient", "flow", "step")}
+    run, _ = stored(name)
+    sums = {key: total(run[key]) for key in ("quotient", "flow", "step")}
     sharpness = run["sharpness"][:, None]
     two_panels(sums, run["sharpness_steps"], sharpness, crossing(run, rate), rate, "edge-stored", "upper left")
 

@@ -131,11 +131,12 @@ def stored(name: str) -> tuple[dict[str, Tensor], results.Provenance]:
     return run | terms(run, origin.setup["learning_rate"]), origin
 
 
-def draw_stored(runs: dict[str, dict[str, Tensor]]) -> None:
+def draw_stored(studies: dict[str, str]) -> None:
     """Rates of all layers with the prediction, and what it and the exact law miss, one row a figure of the paper."""
-    fig, panels = axes(len(runs), 2, height=3.1 * len(runs), squeeze=False)
+    fig, panels = axes(len(studies), 2, height=3.1 * len(studies), squeeze=False)
     data = {}
-    for (left, right), (title, run) in zip(panels, runs.items(), strict=True):
+    for (left, right), (title, name) in zip(panels, studies.items(), strict=True):
+        run, _ = stored(name)
         steps, layers = torch.arange(len(run["quotient"])), run["quotient"].shape[1]
         for l, style in enumerate(layer_styles(layers)):
             left.plot(steps[5:], run["quotient"][5:, l], **style, label=f"layer {l + 1}")
