@@ -123,21 +123,16 @@ function filterClaims() {
   form.hidden = false;
   apply();
 
-  // A link to a row shows it, whatever the filter. Formulas above it that are typeset later would move it away, so it is
-  // shown again when the last of them is there, unless the reader has gone elsewhere.
-  let left = false;
+  // A link to a row shows it, whatever the filter; mathematics above it may have moved it.
   const reveal = () => {
     const row = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (!row) return;
     row.hidden = false;
     row.scrollIntoView({ block: "center" });
   };
-  for (const act of ["wheel", "touchmove", "pointerdown", "keydown"])
-    window.addEventListener(act, () => (left = true), { once: true, passive: true });
   window.addEventListener("hashchange", reveal);
   reveal();
   textShown.then(reveal);
-  whenTypeset(() => left || reveal());
 }
 
 function whenTypeset(then) {
