@@ -119,19 +119,24 @@ def lowest(case: Case, penalty: float, loss: Callable[[Tensor], Tensor] = expone
     return min((p for p in found if p is not None), key=of)["w"]
 
 
+@shared
+def scattered(case: Case) -> list[tuple[float, Tensor]]:
+    """Penalties and points anywhere."""
+    return [(0.1 + 0.1 * k, draw(case, f"point {k}", 4)) for k in range(8)]
+
+
 @claim("D-eq84", control={"loss": logistic})
 def two_sets_of_critical_points(case, loss=exponential):
     """The gradient is 2 lambda (w - c P w) with c = exp(-f)/2 lambda and P the exchange within pairs.  D (84)
 
     It vanishes at w = 0, or where c = 1: at the minima.
     """
-    ratio = lambda w, penalty: torch.exp(-output(w)) / (2 * penalty)
-    points = lambda: [(0.1 + 0.1 * k, draw(case, f"point {k}", 4)) for k in range(8)]
+    ratio = lambda w, penalty: torch.exp(-w[0] * w[1] - w[2] * w[3]) / (2 * penalty)
     slope = lambda penalty, w: torch.func.grad(lambda v: four_weights(penalty, loss)({"w": v}))(w)
     return together(
         gradient=equal(
-            measured=lambda: [slope(penalty, w) / (2 * penalty) for penalty, w in points()],
-            predicted=lambda: [w - ratio(w, penalty) * w[[1, 0, 3, 2]] for penalty, w in points()],
+            measured=lambda: [slope(penalty, w) / (2 * penalty) for penalty, w in scattered(case)],
+            predicted=lambda: [w - ratio(w, penalty) * w[[1, 0, 3, 2]] for penalty, w in scattered(case)],
             bound=1e-12, reason="rounding of a gradient; 8 points",
         ),
         dichotomy=equal(
@@ -148,29 +153,33 @@ def on_the_circle(penalty: float, share: float) -> Tensor:
     return torch.tensor([a, a, b, b], dtype=torch.float64)
 
 
+@shared
+def circles() -> list[tuple[float, Tensor]]:
+    """A point of the circle for each of five penalties."""
+    return [(penalty, on_the_circle(penalty, 0.3)) for penalty in BELOW]
+
+
 @claim("D-eq85", printed={"sign": -1})
 def determinant_of_the_hessian(case, sign=1):
     """det H = e^-4f (4 l^2 e^2f - 1)(4 l^2 e^2f + 2 l e^f |w|^2 + 2f - 1), anywhere and on the circle.  D (85)"""
-    points = lambda: [(0.1 + 0.15 * k, draw(case, f"point {k}", 4)) for k in range(6)]
-    circle = lambda: [(penalty, on_the_circle(penalty, 0.3)) for penalty in BELOW]
     H = lambda penalty, w: hessian(four_weights(penalty), {"w": w})
 
     def formula(penalty: float, w: Tensor) -> Tensor:
-        f = output(w)
+        f = w[0] * w[1] + w[2] * w[3]
         power = 4 * penalty**2 * torch.exp(2 * sign * f)
         second = power + 2 * penalty * torch.exp(f) * w.square().sum() + 2 * f - 1
         return torch.exp(-4 * f) * (power - 1) * second
 
     return together(
         anywhere=equal(
-            measured=lambda: [torch.linalg.det(H(*at)) for at in points()],
-            predicted=lambda: [formula(*at) for at in points()],
-            bound=1e-9, reason="rounding of a determinant; 6 points",
+            measured=lambda: [torch.linalg.det(H(*at)) for at in scattered(case)],
+            predicted=lambda: [formula(*at) for at in scattered(case)],
+            bound=1e-9, reason="rounding of a determinant; 8 points",
         ),
         critical=equal(
-            measured=lambda: [torch.linalg.det(H(*at)) for at in circle()],
-            predicted=lambda: [formula(*at) for at in circle()],
-            scale=lambda: [torch.linalg.matrix_norm(H(*at), 2) ** 4 for at in circle()],
+            measured=lambda: [torch.linalg.det(H(*at)) for at in circles()],
+            predicted=lambda: [formula(*at) for at in circles()],
+            scale=lambda: [torch.linalg.matrix_norm(H(*at), 2) ** 4 for at in circles()],
             bound=1e-12, reason="rounding, relative to the fourth power of the largest eigenvalue; five circles",
         ),
     )  # fmt: skip
@@ -244,6 +253,15 @@ def symmetries(share: float) -> int:
     return 16 - int(torch.linalg.matrix_rank(rows))
 
 
+@shared
+def turns(case: Case, planes: str, share: float) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The loss at five points, and after turns by five angles in the first and in the second plane."""
+    of, points = four_weights(0.1, share=share), [draw(case, f"turn {k}", 4) for k in range(5)]
+    after = lambda w, plane, angle: of({"w": turned(w, PLANES[planes], plane, angle)})
+    both = ([torch.stack([after(w, plane, a) for a in (0.4, 1.1, 2.0, 3.9, 5.3)]) for w in points] for plane in (0, 1))
+    return [of({"w": w}) for w in points], *both
+
+
 @claim("D-lem8-circles", printed={"planes": "as printed"}, control={"share": 2.0})
 def two_circles(case, planes="sums", share=1.0):
     """Turning the sums (w1 + w2, w3 + w4), or the differences, leaves the loss alone; no other rotation does.
@@ -251,23 +269,13 @@ def two_circles(case, planes="sums", share=1.0):
     The second turns nothing at the minimum, which has one zero eigenvalue. The control weighs the second path twice.
     D section 14.3
     """
-    angles = (0.4, 1.1, 2.0, 3.9, 5.3)
-    of = four_weights(0.1, share=share)
-    everywhere = lambda: [draw(case, f"turn {k}", 4) for k in range(5)]
-    turns = lambda w, plane: torch.stack([of({"w": turned(w, PLANES[planes], plane, angle)}) for angle in angles])
-    one = lambda: on_the_circle(0.1, 0.64)
+    lost = "rounding; 5 points, 5 angles"
+    before, after = (lambda: turns(case, planes, share)[0]), (lambda plane: turns(case, planes, share)[1 + plane])
+    one, of = (lambda: circles()[1][1]), (lambda p: four_weights(0.1, share=share)(p))
     moves = lambda plane: (turned(one(), PLANES["sums"], plane, 0.4) - one()).norm() > 0.1
     return together(
-        first=equal(
-            measured=lambda: [turns(w, 0) for w in everywhere()],
-            predicted=lambda: [of({"w": w}) for w in everywhere()],
-            bound=1e-12, reason="rounding; 5 points, 5 angles",
-        ),
-        second=equal(
-            measured=lambda: [turns(w, 1) for w in everywhere()],
-            predicted=lambda: [of({"w": w}) for w in everywhere()],
-            bound=1e-12, reason="rounding; 5 points, 5 angles",
-        ),
+        first=equal(measured=lambda: after(0), predicted=before, bound=1e-12, reason=lost),
+        second=equal(measured=lambda: after(1), predicted=before, bound=1e-12, reason=lost),
         all=equal(measured=lambda: symmetries(share), predicted=lambda: 2, bound=1e-4, reason="a whole number"),
         at_the_minimum=equal(
             measured=lambda: nullity(hessian(of, {"w": one()})).zeros,
