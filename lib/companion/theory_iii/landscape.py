@@ -225,7 +225,7 @@ def no_local_minima(case, model="relu"):
         ),
         exact=lambda: [8.0, 12 * 0.1 ** (5 / 6)] if model == "relu" else [0.0],
         separable=at_most(
-            left=lambda: [rows([2.0, 2.0, 0.4])],
+            left=lambda: [torch.tensor([2.0, 2.0, 0.4], dtype=torch.float64)],
             right=lambda: [LABELS * network(separates(), POND)],
             bound=1e-12, reason="exact: the same network with other weights",
         ),

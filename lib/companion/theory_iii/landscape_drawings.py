@@ -56,7 +56,7 @@ def draw_rays(case: Case) -> None:
 def draw_crossing(case: Case) -> None:
     """Zero eigenvalues against the number of samples: fits, and points where a whole layer vanishes."""
     fig, ax = axes(height=2.9)
-    widths, n = landscape_square_loss.BOTTLENECK, [4, 6, 8, 10, 12]
+    widths, n = landscape_square_loss.BOTTLENECK, [4, 5, 6, 7, 8, 9, 10]
     weights = sum(landscape_square_loss.sizes(widths))
     flat = landscape_square_loss.flat
     fits = [flat(case, landscape_square_loss.interpolating, widths, N) for N in n]
@@ -68,6 +68,6 @@ def draw_crossing(case: Case) -> None:
     ax.plot(n, [weights - N for N in n], **PREDICTED, label="counted")
     ax.axhline(weights - 8, **PREDICTED)
     ax.axhline(last, color=GREEN, linestyle=":", label="last layer zero, $D-2D_K$")
-    ax.set(xlabel="samples $N$", ylabel="zero eigenvalues", ylim=(18, 56))
+    ax.set(xlabel="samples $N$", ylabel="zero eigenvalues", ylim=(18, 54))
     ax.legend(loc="center left", fontsize=8.5)
     show_figure(fig, name="degeneracy-crossing", data={"samples": n, "interpolating": fits, "first_layer_zero": first})

@@ -116,7 +116,9 @@ def counted(case: Case, repeated: bool) -> list[int]:
     for n, d in COUNTED:
         X = draw(case, f"counted {n} {d}", n, d)
         X = X[torch.zeros(n, dtype=torch.long)] if repeated else X
-        found.append(nullity(-linear_hessian(X, draw(case, f"counted w {n} {d}", d) / 2), gap=100).negative)
+        found.append(
+            nullity(-linear_hessian(X, draw(case, f"counted w {n} {d}", d) / 4), relative=1e-11, gap=100).negative
+        )
     return found
 
 
