@@ -110,8 +110,7 @@ def enough_weights_make_minima_degenerate(case, enough=True):
     least = lambda H: torch.linalg.eigvalsh(H).abs().min() / torch.linalg.eigvalsh(H).abs().max()
     return together(
         census=equal(
-            measured=lambda: least_singular(case, enough), predicted=lambda: [0.0] * len(least_singular(case, enough)),
-            scale=lambda: [1.0] * len(least_singular(case, enough)),
+            measured=lambda: torch.tensor(least_singular(case, enough)), predicted=lambda: 0.0, scale=lambda: 1.0,
             bound=1e-12, reason="rounding of singular values, relative to the largest; two to four layers",
         ),
         trained=equal(
@@ -142,7 +141,7 @@ def rank_of_the_slopes(case, law=recursion, smooth=False):
     ReLU and linear networks have, whatever the number of samples, a zero eigenvalue for each hidden unit. The controls
     lower the bound by one, and ask tanh and softplus networks for the same.
     """
-    scaled = lambda: [c for c in runs.census(case) if c.smooth == smooth]
+    scaled = lambda: [c for c in runs.census(case) if (c.kind in runs.SMOOTH) == smooth]
     return together(
         rank=at_most(
             left=lambda: [c.rank for c in runs.census(case)],
@@ -187,7 +186,9 @@ def who_stays_degenerate(case, kinds=HOMOGENEOUS, even=True):
         ),
         errors=equal(
             measured=lambda: [runs.pull_of_errors(point) for _, point in some(ALL)],
-            predicted=lambda: [runs.DECAY * flatten(point.weights) for _, point in some(ALL)],
+            predicted=lambda: [
+                runs.DECAY * torch.cat([W.flatten() for W in point.weights.values()]) for _, point in some(ALL)
+            ],
             bound=1e-6, reason="gradients of 1e-9 at the minima; the pull is not zero, so that errors are not",
         ),
         number=equal(

@@ -280,6 +280,47 @@ def margin_in_the_moments_of_the_batch(case, best=best_in_own_norm):
     return together(means_in=part("means in"), means_out=part("means out"), two_batches=part("two batches"))
 
 
+def data_moments(one: runs.Behind) -> Tensor:
+    return one.covariance
+
+
+def no_moments(one: runs.Behind) -> Tensor:
+    return torch.eye(len(one.covariance), dtype=one.covariance.dtype)
+
+
+def off(one: runs.Behind, metric=data_moments) -> Tensor:
+    """How far the pull is from the gradient of half the squared norm: unit vectors, so at most two."""
+    wanted = torch.cat([(one.weights @ metric(one)).flatten(), one.rest])
+    return (one.pull - direction(wanted)).norm()
+
+
+@claim("O-bn-depth", control={"metric": no_moments})
+def stationary_in_the_moments(case, metric=data_moments):
+    """With a normalised hidden layer the flow nears margins that are stationary in the norm of the data's moments.
+
+    The norm is that of effective weights in the covariance, shifts and last weights together. Effects are logarithms of
+    how far the pull is from the gradient of that norm: of its fall from smallest output 25 to 400, and of its ratio to
+    the Euclidean one. The control has the Euclidean norm for the first.
+    """
+    some = lambda hidden: runs.behind_normalisation(case, hidden)
+    return together(
+        falls=tendency(
+            effect=lambda: [
+                torch.stack([(off(a, metric) / off(b, metric)).log() for a, b in some(hidden)])
+                for hidden in runs.HIDDEN
+            ],
+            least=0.25, reason="2 widths, 8 networks each, fixed beforehand; a fall by a quarter counts",
+        ),
+        nearer=tendency(
+            effect=lambda: [
+                torch.stack([(off(b, no_moments) / off(b, metric)).log() for _, b in some(hidden)])
+                for hidden in runs.HIDDEN
+            ],
+            reason="the same networks at smallest output 400",
+        ),
+    )  # fmt: skip
+
+
 def by_multipliers(geometry: flows.Geometry) -> tuple[Tensor, Tensor]:
     """Weights of the support vectors relative to the heaviest: their multipliers."""
     return geometry.dual / geometry.dual.max(), geometry.supports

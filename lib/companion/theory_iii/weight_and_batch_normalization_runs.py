@@ -7,15 +7,22 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import BatchNorm1d, Linear, Sequential
 from torch.nn.utils.parametrizations import weight_norm
 
 from claimbook.evidence import Case, Unfinished, shared
-from companion.theory_iii.hidden_complexity_control_runs import generic, largest_margin, normal, separable
+from companion.theory_iii.hidden_complexity_control_runs import (
+    generic,
+    largest_margin,
+    normal,
+    separable,
+    smooth_cube,
+)
 from normdyn.data.sets import digits
-from normdyn.motion.flows import Params, gradient, gradient_flow, integrate
+from normdyn.motion.flows import Field, Params, gradient, gradient_flow, integrate
 from normdyn.networks.graphs import mlp
 from normdyn.networks.normalizers import batch_norm, normalized_mlp
 from normdyn.norms.margins import follow
@@ -86,6 +93,7 @@ def ends(case: Case, system: str) -> list[Tensor]:
 # Batches
 
 
+@shared
 def batches(case: Case, role: str, columns: int, count: int = 5, samples: int = 6) -> list[Tensor]:
     return [normal(case, f"{role} {k}", samples, columns) for k in range(count)]
 
@@ -410,6 +418,84 @@ def unit_by_kind(case: Case, kind: str, reach: float) -> list[Tensor]:
     """Directions in which gain times direction moves from s = 400 to 800, or from 800 to 1600."""
     k = int(reach) - 1
     return [direction(path[k + 1] - path[k]) for path in marches(case, kind, 400.0)]
+
+
+# In depth
+
+DEPTH_LEVELS, HIDDEN, NETS = (25.0, 400.0), (2, 3), 8
+
+
+class Behind(NamedTuple):
+    """A network with normalised hidden units: the weights that these effectively have, shifts and last weights.
+
+    ``pull`` is the gradient of the outputs, weighted by their forces, in all of them, in the plain network that has the
+    same outputs.
+    """
+
+    weights: Tensor
+    rest: Tensor
+    covariance: Tensor
+    pull: Tensor
+
+
+@shared
+def behind_normalisation(case: Case, hidden: int) -> list[list[Behind]]:
+    """Networks with gains and shifts, means out, units z^3/|z|^2, followed until the smallest output has both levels.
+
+    Raises:
+        Unfinished: a network did not come to a level.
+    """
+    return [_raised(case, f"behind {hidden} {k}", hidden) for k in range(NETS)]
+
+
+def downhill(X: Tensor) -> Field:
+    """Minus the gradient of the logarithm of the loss of such a network, by hand, as it is asked for so often."""
+    data, signs = X.numpy(), SIGNS.numpy()
+
+    def field(p: Params) -> Params:
+        w, g, b, a = (p[name].numpy() for name in "wgba")
+        Z = data @ w.T
+        s = np.sqrt((Z**2).mean(0))
+        hat = Z / s
+        H = g * hat + b
+        q = (H**2).sum(1, keepdims=True)
+        out = signs * (H**3 @ a) / q[:, 0]
+        force = np.exp(out.min() - out)
+        c = (signs * force / force.sum())[:, None] * a
+        dH = 3 * c * H**2 / q - 2 * H * (c * H**3).sum(1, keepdims=True) / q**2
+        dhat = dH * g
+        dZ = (dhat - hat * (dhat * hat).mean(0)) / s
+        da = (signs * force / force.sum()) @ (H**3 / q)
+        return {"w": _t(dZ.T @ data), "g": _t((dH * hat).sum(0)), "b": _t(dH.sum(0)), "a": _t(da)}
+
+    return field
+
+
+def _t(x: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def _raised(case: Case, role: str, hidden: int) -> list[Behind]:
+    X = SIGNS[:, None] * separable(case, role, 6, 2)
+    X = X - X.mean(0)
+    plain = lambda W, b, a: SIGNS * (smooth_cube(X @ W.mT + b) @ a)
+    p = {"w": normal(case, f"{role} w", hidden, 2), "g": torch.ones(hidden).double()}
+    p |= {"b": 0.1 * normal(case, f"{role} b", hidden), "a": normal(case, f"{role} a", hidden)}
+    effective = lambda p: p["g"][:, None] * p["w"] / (X @ p["w"].mT).std(0, correction=0)[:, None]
+    f = lambda p: plain(effective(p), p["b"], p["a"])
+    found, clock = [], 0.0
+    for level in DEPTH_LEVELS:
+        while f(p).min() < level:
+            step, clock = 0.4 if f(p).min() < 10 else 0.2, clock + 0.4
+            if clock > 40:
+                raise Unfinished(f"{role}: the smallest output stays at {f(p).min():.1f}")
+            path = integrate(downhill(X), p, (0.0, step), method="LSODA", relative=1e-6, absolute=1e-8)
+            p = {name: path[name][1] for name in p}
+        W, force = effective(p), torch.softmax(-f(p), 0)
+        slopes = torch.func.grad(lambda W, b, a, force=force: force @ plain(W, b, a), (0, 1, 2))(W, p["b"], p["a"])
+        pull = torch.cat([x.flatten() for x in slopes])
+        found.append(Behind(W, torch.cat([p["b"], p["a"]]), moments(X), direction(pull)))
+    return found
 
 
 # The figure
