@@ -8,7 +8,7 @@ import torch
 from scipy.special import lambertw
 from torch import Tensor
 
-from claimbook.evidence import Case, at_most, claim, equal, limit, together
+from claimbook.evidence import Case, at_most, claim, equal, limit, shared, together
 from companion.theory_iii import norm_control_runs as runs
 from companion.theory_iii import summary_theorem_runs as ends_of
 from companion.theory_iii.hidden_complexity_control_runs import geometry, instants, late
@@ -207,6 +207,7 @@ def line(V: list[Tensor], X: Tensor) -> Tensor:
     return inner / (inner @ V[2].mT).sign() / inner.norm(dim=1, keepdim=True)
 
 
+@shared
 def rectified(case: Case) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Ends of the flow on spheres of two layers of ReLUs: unit layers, hidden outputs, and forces of the samples."""
     found = []
@@ -271,11 +272,11 @@ def natural_gradient_is_steepest(case, biased=False, steepest=natural):
     """No direction changes the loss more for its Fisher-Rao length than the natural gradient.  D section 5
 
     That norm of the weights is K^2 E (l' f)^2, seen at the output.
-    Rivals near it and far from it. The control: hidden biases, and the Euclidean gradient.
+    Rivals change the losses of all samples nearly alike, or not at all so. The control: hidden biases, and the
+    Euclidean gradient.
     """
-    rivals = lambda G, k: [natural(G) * (1 + size * torch.randn(G.shape[1], generator=case.generator(f"rival {k} {j}"),
-                                                                dtype=torch.float64))
-                           for j in range(10) for size in (1e-3, 0.1, 1.0)]  # fmt: skip
+    noise = lambda G, k: torch.randn(10, len(G), generator=case.generator(f"rivals {k}"), dtype=torch.float64)
+    rivals = lambda G, k: [torch.linalg.pinv(G) @ (1 + size * x) for x in noise(G, k) for size in (1e-3, 0.1, 1.0)]
     some = lambda: runs.slopes_of_losses(case, biased)
     return together(
         norm=equal(

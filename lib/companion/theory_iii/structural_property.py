@@ -19,6 +19,7 @@ from normdyn.networks.graphs import Activation, layered_weights, mlp
 from normdyn.networks.losses import square_loss
 
 WIDTHS = ((4, 6, 1), (4, 1, 1), (4, 8, 8, 1), (4, 10, 10, 10, 10, 10, 1))
+SIGNALS = rows([-3.0, -0.7, -0.01, 0.02, 0.4, 2.5])
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "L1": lambda W: W.abs().sum(),
     "Frobenius": lambda W: W.square().sum().sqrt(),
@@ -172,13 +173,13 @@ def critical_points(case: Case, offset: float = 0.0) -> list[Critical]:
     switch for ever, at a kink, it does not; such searches are left out.
 
     Raises:
-        Unfinished: fewer than five of sixty searches end at one.
+        Unfinished: fewer than five of a hundred searches end at one.
     """
     found: list[Critical] = []
-    for k in range(60):
+    for k in range(100):
         start = {f"{l}": w for l, w in enumerate(layered_weights((3, 3, 1), case.generator(f"search {k}")))}
         X = rows([1.0, -1.0]).repeat(6)[:, None] * (rows([4.0, 0.0, 0.0]) + draw(case, f"search inputs {k}", 12, 3)) / 2
-        y = 1 + (0.3, 0.6, 1.2, 2.0)[k % 4] * draw(case, f"search targets {k}", 12)
+        y = 1 + (0.5, 1.0, 2.0, 4.0)[k % 4] * draw(case, f"search targets {k}", 12)
         end = _by_turns(start, X, y - offset)
         slope = gradient(lambda p, X=X, y=y: square_loss(outputs(p, X)[:, None] + offset, y[:, None]))(end)
         if max(x.abs().max().item() for x in slope.values()) < 1e-10 and outputs(end, X).norm() > 0.1:
@@ -186,7 +187,7 @@ def critical_points(case: Case, offset: float = 0.0) -> list[Critical]:
         if len(found) == 16:
             break
     if len(found) < 5:
-        raise Unfinished(f"{len(found)} of 60 searches have come to a critical point")
+        raise Unfinished(f"{len(found)} of 100 searches have come to a critical point")
     return found
 
 
@@ -232,10 +233,10 @@ def lengths_move_to_the_front(case, activation=torch.relu, bias=0.0):
 
     Entrywise norms with p = 1, 2, 3 and infinity, and the spectral one.
     """
-    z = rows([-3.0, -0.7, -0.01, 0.02, 0.4, 2.5])
     return together(
         unit=equal(
-            measured=lambda: activation(z), predicted=lambda: z * torch.func.grad(lambda z: activation(z).sum())(z),
+            measured=lambda: activation(SIGNALS),
+            predicted=lambda: SIGNALS * torch.func.grad(lambda z: activation(z).sum())(SIGNALS),
             bound=1e-15, reason="exact",
         ),
         network=equal(
@@ -345,7 +346,7 @@ def no_slope_no_output(case, offset=0.0):
     )  # fmt: skip
 
 
-@claim("D-eq54-55", control={"offset": 0.5})
+@claim("D-eq54-55", control={"offset": -1.0})
 def residual_is_across_the_output(case, offset=0.0):
     """At a critical point of the square loss sum_n (y_n - f_n) f_n = 0.  D (54), (55)
 

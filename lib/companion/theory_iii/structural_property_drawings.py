@@ -16,7 +16,7 @@ def share(f: Tensor, y: Tensor) -> tuple[float, float]:
 def draw_pythagoras(case: Case) -> None:
     """Critical points, where the searches began, and critical points of networks with an output bias."""
     fig, ax = axes(height=3.2)
-    free, shifted = critical_points(case), critical_points(case, 0.5)
+    free, shifted = critical_points(case), critical_points(case, -1.0)
     groups = {
         "critical": [share(one.f, one.y) for one in free],
         "start": [share(one.start, one.y) for one in free],
@@ -31,7 +31,7 @@ def draw_pythagoras(case: Case) -> None:
     }
     for name, look in looks.items():
         ax.plot(*zip(*groups[name], strict=True), **look)
-    ax.set(xlabel=r"$\|f\|^2/\|y\|^2$", ylabel=r"$\|y-f\|^2/\|y\|^2$", xlim=(0, 1.6), ylim=(0, 2.2))
+    ax.set(xlabel=r"$\|f\|^2/\|y\|^2$", ylabel=r"$\|y-f\|^2/\|y\|^2$", xlim=(0, 1.3), ylim=(0, 1.3))
     ax.legend(fontsize=8)
     columns = {
         f"{name}_{axis}": [pair[k] for pair in pairs]
