@@ -76,7 +76,7 @@ def draw_schedules(case: Case) -> None:
     law = lag(best.dual) / LENGTHS[3:]
     for name in ("linear", "square root"):
         ax.plot(times_of(name)[3:], law, **PREDICTED, label="law" if name == "linear" else None)
-    ax.plot([], [], **MEASURED, label="gradient divided by the loss")
+    ax.plot([], [], **MEASURED, label=r"gradient divided by $\rho$ and the loss")
     ax.plot([], [], **BROKEN, label="plain gradient")
     ax.set(xscale="log", yscale="log", xlabel="time", ylabel="what the margin lacks", xlim=(0.8, 1e8))
     ax.legend(fontsize=8, loc="lower left")
