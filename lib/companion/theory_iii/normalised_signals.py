@@ -302,6 +302,13 @@ def largest_entry(W: Tensor) -> Tensor:
     return W.abs().max()
 
 
+@shared
+def lengths(case: Case, norm) -> list[tuple[Tensor, Tensor]]:
+    """Norms of compositions, and products of the norms of their layers."""
+    some = [one for kind in ("linear", "relu") for one in products(case, kind)]
+    return [(norm(whole), torch.stack([norm(W) for W in Ws]).prod()) for Ws, whole in some]
+
+
 @claim("D-bn-composition-norm", control={"norm": largest_entry})
 def composition_is_shorter(case, norm=spectral):
     """Batch normalisation at the end divides by the norm of the composition of all layers, at most their product.
@@ -309,7 +316,6 @@ def composition_is_shorter(case, norm=spectral):
     Linear networks with every layer normalised: the divisor is the norm of the product in the data's moments. Norms of
     compositions, linear and of ReLUs, against products of norms.  D 14.5.6
     """
-    some = lambda: [one for kind in ("linear", "relu") for one in products(case, kind)]
     return together(
         divisor=equal(
             measured=lambda: [divisor for divisor, _, _ in last_divisors(case)],
@@ -319,8 +325,8 @@ def composition_is_shorter(case, norm=spectral):
             bound=1e-12, reason="rounding; 5 linear networks of three layers",
         ),
         shorter=at_most(
-            left=lambda: [norm(whole) for _, whole in some()],
-            right=lambda: [torch.stack([norm(W) for W in Ws]).prod() for Ws, _ in some()],
+            left=lambda: [whole for whole, _ in lengths(case, norm)],
+            right=lambda: [product for _, product in lengths(case, norm)],
             bound=1e-12, reason="rounding; 240 products of two to four Gaussian matrices",
         ),
     )  # fmt: skip

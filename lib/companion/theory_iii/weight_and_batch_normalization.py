@@ -10,7 +10,6 @@ from claimbook.evidence import Case, at_most, claim, counterexample, equal, limi
 from companion.theory_iii import hidden_complexity_control_runs as flows
 from companion.theory_iii import weight_and_batch_normalization_runs as runs
 from companion.theory_iii.weight_and_batch_normalization_runs import direction, layers, raw_motion, signal_motion
-from normdyn.symmetry.polar import weight_normalization_velocity
 
 ROUNDING = "rounding of sums that cancel in part; 5 networks"
 
@@ -162,12 +161,12 @@ def projected_already(case, free=False):
     Of batch normalisation: for each row of raw weights, and for the normalised signals. The control: no normalisation.
     D Fact 2
     """
-    velocity = lambda one: one.drive if free else weight_normalization_velocity(one.length, one.direction, one.drive)[1]
+    velocities = lambda: [one.drive for one in layers(case, 1.0)] if free else [-dv for _, dv in slopes(case, 1.0)]
     third = lambda motion: [(v, h if free else d) for v, d, h in motion]
     return together(
         weight=equal(
-            measured=lambda: [across(one.direction, velocity(one)) for one in layers(case)],
-            predicted=lambda: [velocity(one) for one in layers(case)],
+            measured=lambda: [across(one.direction, h) for one, h in zip(layers(case, 1.0), velocities(), strict=True)],
+            predicted=lambda: velocities(),
             bound=1e-13, reason=ROUNDING,
         ),
         batch_weights=equal(
