@@ -10,7 +10,7 @@ from torch import Tensor
 
 from claimbook.evidence import Case, at_most, claim, counterexample, equal, tendency, together
 from companion.theory_iii import deep_experiments_runs as runs
-from companion.theory_iii.deep_experiments_runs import booked, by_size, by_width, curve, ends, fitted, weight
+from companion.theory_iii.deep_experiments_runs import BY_WIDTH, by_size, curve, ends, fitted, flow, growth, weight
 
 STORED = "two draws of a stored run, 70 epochs at a constant rate"
 CHANCE = 0.9
@@ -40,7 +40,7 @@ def about_ten_thousand(case, stride=2):
 def no_label_is_wrong(case, channels=(32, 64)):
     """Over-parametrised networks end with no label wrong: 2,000 images of CIFAR-10, 32 and 64 channels.  D 17"""
     return equal(
-        measured=lambda: ends([f"channels_{c}" for c in channels], "train_error"), predicted=lambda: 0.0,
+        measured=lambda: ends(tuple(f"channels_{c}" for c in channels), "train_error"), predicted=lambda: 0.0,
         bound=1e-3, reason=f"a count; {STORED}",
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ def random_labels_are_fitted_and_teach_nothing(case, labels="random", titles=("r
             reason="three binomial deviations of 4,000 test images; true labels are twenty times as far away, no more",
         ),
         fit=equal(
-            measured=lambda: ends(list(titles), "train_error"), predicted=lambda: 0.0,
+            measured=lambda: ends(titles, "train_error"), predicted=lambda: 0.0,
             bound=4e-3, reason=f"two labels of 500; {STORED}",
         ),
     )  # fmt: skip
@@ -80,7 +80,7 @@ def error_does_not_grow(case, quantity="test_error"):
     8 to 64 channels and 2,000 images of CIFAR-10. The control is the risk.  D Fig. 6 (a)
     """
     noise = 3 * (0.7 * 0.3 / runs.TESTS) ** 0.5
-    some = by_width()[1:]
+    some = BY_WIDTH[1:]
     return at_most(
         left=lambda: [ends(some, quantity)[k + 1 :] for k in range(3)],
         right=lambda: [ends(some, quantity)[k].expand(3 - k, 2) + noise for k in range(3)],
@@ -104,8 +104,8 @@ def risk_overfits_up_to_the_fit(case, shape=up_to_the_fit, quantity="test_loss",
     4 to 64 channels, 2,000 images of CIFAR-10. At the best temperature nothing of it is left: the control.
     D Fig. 6 (b)
     """
-    risk = lambda: ends(by_width(), quantity)
-    best = lambda: ends(by_width(), "calibrated")
+    risk = lambda: ends(BY_WIDTH, quantity)
+    best = lambda: ends(BY_WIDTH, "calibrated")
     return together(
         risk=equal(
             measured=lambda: signs(risk()), predicted=lambda: torch.tensor(shape()).double()[:, None].expand(4, 2),
@@ -121,7 +121,7 @@ def risk_overfits_up_to_the_fit(case, shape=up_to_the_fit, quantity="test_loss",
             bound=1e-3, reason=f"a count: it rises by less than a tenth of what the risk does; {STORED}",
         ),
         error=equal(
-            measured=lambda: (ends(by_width(), error)[-1] <= ends(by_width(), error).amin(0)).double(),
+            measured=lambda: (ends(BY_WIDTH, error)[-1] <= ends(BY_WIDTH, error).amin(0)).double(),
             predicted=lambda: 1.0,
             bound=1e-3, reason=f"a count: the widest network has the least error; {STORED}",
         ),
@@ -151,16 +151,6 @@ def product_says_nothing(case, factors=(0.1, 0.1, 0.1)):
 # Figure 11
 
 
-def growth(found) -> Tensor:
-    """Of squared norms, draws by layers."""
-    return found["squared_norms"][-1] - found["squared_norms"][0]
-
-
-def flow(found) -> Tensor:
-    """The part that the flow has in it."""
-    return found["flow"][-1]
-
-
 @claim("D-fig11-left", printed={"of": growth}, control={"kind": "biased"})
 def one_flow_for_all_layers(case, of=flow, kind="plain"):
     """Without normalisation the flow's share in the growth is the same in all layers, the linear one included.
@@ -168,8 +158,8 @@ def one_flow_for_all_layers(case, of=flow, kind="plain"):
     As printed, convolutions grow at the same rate, steps being finite. The control trains biases.  D Fig. 11, left
     """
     return equal(
-        measured=lambda: [of(booked(case, kind))[:, k] for k in range(3)],
-        predicted=lambda: [of(booked(case, kind))[:, -1] for _ in range(3)],
+        measured=lambda: [of(case, kind)[:, k] for k in range(3)],
+        predicted=lambda: [of(case, kind)[:, -1] for _ in range(3)],
         bound=1e-12, reason="rounding of a sum over 48 steps; three draws, digits, float64",
     )  # fmt: skip
 
@@ -181,18 +171,17 @@ def convolutions_grow_alike(case, setting=("normalised", 0.1)):
     The largest growth of a convolution over the least, in each of three draws; the flow has no part in it. The control
     has no normalisation and small steps.  D Fig. 11, right
     """
-    run = lambda: booked(case, *setting)
+    grown = lambda: growth(case, *setting)[:, :-1]
+    by_books = lambda: runs.finite_step(case, *setting)[:, :-1] + flow(case, *setting)[:, :-1]
     return counterexample(
         statement=equal(
-            measured=lambda: list(growth(run())[:, :-1].amax(1)), predicted=lambda: list(growth(run())[:, :-1].amin(1)),
+            measured=lambda: list(grown().amax(1)), predicted=lambda: list(grown().amin(1)),
             bound=1e-2, reason="'the same rate' read as: to one per cent",
         ),
-        exact=lambda: min(
-            (one[:-1].max() / one[:-1].min() - 1).item() for one in run()["finite_step"][-1] + run()["flow"][-1]
-        ),
+        exact=lambda: (by_books().amax(1) / by_books().amin(1)).min() - 1,
         stands_still=equal(
-            measured=lambda: flow(run())[:, :-1] if setting[0] == "normalised" else 0.0,
-            predicted=lambda: 0.0, scale=lambda: growth(run())[:, -1:],
+            measured=lambda: flow(case, *setting)[:, :-1] if setting[0] == "normalised" else 0.0,
+            predicted=lambda: 0.0, scale=lambda: growth(case, *setting)[:, -1:],
             bound=1e-8, reason="the normalisation's epsilon is 1e-12",
         ),
     )  # fmt: skip
@@ -204,15 +193,15 @@ def connectivity_explains(case, kind="normalised"):
 
     With normalisation the convolutions' flow is zero; without, the linear layer obeys (43) as they do.  D section 17
     """
-    obeys = lambda found, k: (flow(found)[:, k] / flow(found)[:, -1]).mean()
+    obeys = lambda kind, k: (flow(case, kind)[:, k] / flow(case, kind)[:, -1]).mean()
     return counterexample(
         statement=equal(
-            measured=lambda: [obeys(booked(case, kind), k) for k in range(3)], predicted=lambda: [1.0] * 3,
+            measured=lambda: [obeys(kind, k) for k in range(3)], predicted=lambda: [1.0] * 3,
             bound=1e-8, reason="the normalisation's epsilon is 1e-12",
         ),
         exact=lambda: 1.0 if kind == "normalised" else 0.0,
         linear=equal(
-            measured=lambda: [obeys(booked(case, "plain"), k) for k in range(3)], predicted=lambda: [1.0] * 3,
+            measured=lambda: [obeys("plain", k) for k in range(3)], predicted=lambda: [1.0] * 3,
             bound=1e-12, reason="rounding of a sum over 48 steps",
         ),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from claimbook.show.figures import BROKEN, GREEN, MEASURED, PREDICTED, axes, lay
 from claimbook.show.notebook import show_figure
 from companion.theory_iii import deep_experiments_runs as runs
 from companion.theory_iii.deep_experiments import KINDS, error, normalised, raw
-from companion.theory_iii.deep_experiments_runs import by_size, by_width, curve, ends, fitted, stored
+from companion.theory_iii.deep_experiments_runs import BY_WIDTH, by_size, curve, ends, fitted, stored
 
 DOTTED = {"linestyle": ":"}
 SOLID = BROKEN | {"linestyle": "-"}
@@ -28,7 +28,7 @@ def draw_parameters(case: Case) -> None:
         (right, "test_loss", SOLID, "risk"), (right, "calibrated", PREDICTED, "at the best temperature"),
     )  # fmt: skip
     for ax, key, look, label in panels:
-        values = ends(by_width(), key)
+        values = ends(BY_WIDTH, key)
         _draws(ax, numbers, values, look, label)
         data[key] = values.mean(1)
     for ax, label in ((left, "share of errors"), (right, "cross-entropy in test")):

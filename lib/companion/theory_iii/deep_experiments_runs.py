@@ -36,18 +36,18 @@ def curve(title: str, quantity: str) -> Tensor:
     return stored()[f"{title}__{quantity}"].double()
 
 
-def ends(titles: list[str], quantity: str) -> Tensor:
+@shared
+def ends(titles: tuple[str, ...], quantity: str) -> Tensor:
     """Its last values, one row a run."""
     return torch.stack([curve(title, quantity)[-1] for title in titles])
 
 
-def by_size(labels: str) -> list[str]:
+def by_size(labels: str) -> tuple[str, ...]:
     """Titles of the runs with more and more examples, with true labels or ``random`` ones."""
-    return [f"{'examples' if labels == 'true' else 'random_labels'}_{n}" for n in SIZES]
+    return tuple(f"{'examples' if labels == 'true' else 'random_labels'}_{n}" for n in SIZES)
 
 
-def by_width() -> list[str]:
-    return [f"channels_{c}" for c in WIDTHS]
+BY_WIDTH = tuple(f"channels_{c}" for c in WIDTHS)
 
 
 def grown(title: str) -> Tensor:
@@ -109,6 +109,25 @@ def booked(case: Case, kind: str, rate: float = 0.1) -> Any:
         batch_norm=kind == "normalised", biases=kind == "biased",
     )  # fmt: skip
     return run(setup, *images(case, 200, torch.float64), device=case.device)
+
+
+@shared
+def growth(case: Case, kind: str, rate: float = 0.1) -> Tensor:
+    """Of squared norms in these runs, draws by layers."""
+    found = booked(case, kind, rate)
+    return found["squared_norms"][-1] - found["squared_norms"][0]
+
+
+@shared
+def flow(case: Case, kind: str, rate: float = 0.1) -> Tensor:
+    """The part that the flow has in it."""
+    return booked(case, kind, rate)["flow"][-1]
+
+
+@shared
+def finite_step(case: Case, kind: str, rate: float = 0.1) -> Tensor:
+    """The other part, by its own book."""
+    return booked(case, kind, rate)["finite_step"][-1]
 
 
 @shared
