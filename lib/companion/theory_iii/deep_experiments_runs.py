@@ -78,13 +78,18 @@ def images(case: Case, count: int, dtype: torch.dtype = torch.float32) -> Any:
     return (pool.inputs[rows], pool.labels[rows]), (pool.inputs[held], pool.labels[held])
 
 
-@shared
 def fitted(case: Case, gain: float = 1.0, perturbation: float = 0.0, share: float = 1.0, within: float = 0.02) -> Any:
     """Networks without normalisation on 100 digits, after 600 steps or a share of them.
 
     Raises:
         Unfinished: a draw has more than two labels in a hundred wrong.
     """
+    return _trained(case, gain, perturbation, share, within)
+
+
+@shared
+def _trained(case: Case, gain: float, perturbation: float, share: float, within: float) -> Any:
+    """One key for one run, however :func:`fitted` is called."""
     setup = dataclasses.replace(
         PLAIN, epochs=6 * max(1, round(50 * share)), gain=gain, learning_rate=PLAIN.learning_rate / gain**2,
         perturbation=perturbation, every=10, seed=case.seed,
