@@ -34,6 +34,17 @@ def report(root: Path, name: str) -> dict[str, Any]:
         return found | {"time": {"status": "none", "seconds": seconds, "alone": seconds}}
 
 
+def choose(known: list[str], names: list[str]) -> list[str]:
+    """The claims that ids or beginnings of ids name; an id in full is no beginning of others.
+
+    Example:
+        >>> choose(["D-eq5", "D-eq50", "D-fig1", "D-fig13"], ["D-eq5", "D-fig"])
+        ['D-eq5', 'D-fig1', 'D-fig13']
+    """
+    starts = tuple(name for name in names if name not in known)
+    return [claim for claim in known if not names or claim in names or claim.startswith(starts)]
+
+
 def audit(root: Path, names: list[str], *, jobs: int = 1) -> bool:
     """Make and store the probes that are stale, a line for each; say whether none of all asked for is red.
 
@@ -44,10 +55,11 @@ def audit(root: Path, names: list[str], *, jobs: int = 1) -> bool:
             made again though it is current.
     """
     known, rows = list(doors(root)), verdicts.read_claims(root)
-    chosen = [claim for claim in known if not names or any(claim.startswith(name) for name in names)]
+    chosen = choose(known, names)
     if not chosen:
         raise BookError(f"CLAIM={' '.join(names)} has no function yet; those that have one: {', '.join(known)}")
-    waiting = [claim for claim in chosen if claim in names] or audits.stale(root, chosen)
+    stale = set(audits.stale(root, [claim for claim in chosen if claim not in names]))
+    waiting = [claim for claim in chosen if claim in names or claim in stale]
     print(f"audit: {len(waiting)} of {len(chosen)} claims have no current probes", flush=True)
     started = time.perf_counter()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_alone) as pool:
