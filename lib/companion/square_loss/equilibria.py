@@ -8,9 +8,9 @@ from scipy.linalg import qr
 from scipy.optimize import brentq
 from torch import Tensor
 
-from claimbook.evidence import Case, at_most, claim, counterexample, equal, together
+from claimbook.evidence import at_most, claim, counterexample, equal, together
 from companion.square_loss import equilibria_runs as runs
-from companion.square_loss.equilibria_runs import DECAY, Point, unit
+from companion.square_loss.equilibria_runs import DECAY, Point
 from companion.theory_iii.hidden_complexity_control_runs import normal
 
 SOLVER = "the solver's gradient of 1e-11 over curvature and decay; 6 critical points, two layers"
@@ -147,8 +147,7 @@ def averaged_gradient(case, resting=True):
     return together(
         equation=equal(
             measured=lambda: [mean for one in some() for mean in average(one)],
-            predicted=lambda: [W * (W * mean).sum() for one in some()
-                               for W, mean in zip(one.V, average(one), strict=True)],
+            predicted=lambda: [W * ((one.y - one.rho * one.f) @ one.f) for one in some() for W in one.V],
             scale=lambda: [size for one in some() for size in force(one)],
             bound=1e-8, reason=SOLVER,
         ),
@@ -218,18 +217,17 @@ def weights_are_positive(case, angles=FAN):
     )  # fmt: skip
 
 
-def generic(case: Case) -> list[float]:
-    return [23.0 * k for k in range(1, 4)]
-
-
-def fitted(case: Case) -> list[float]:
-    """The angle at which the equilibrium of the other two inputs fits a third one."""
+def fitted_angle() -> float:
+    """The angle at which the equilibrium of inputs at 50 and -50 degrees fits a third one."""
     w = runs.ridge(runs.at_angles(50.0, -50.0), torch.ones(2, dtype=torch.float64), DECAY)
-    return [torch.rad2deg((1 / w.norm()).acos()).item()]
+    return torch.rad2deg((1 / w.norm()).acos()).item()
 
 
-@claim("B-alpha-nonzero", printed={"third": fitted})
-def weights_do_not_vanish(case, third=generic):
+GENERIC = (23.0, 46.0, 69.0)
+
+
+@claim("B-alpha-nonzero", printed={"third": (fitted_angle(),)})
+def weights_do_not_vanish(case, third=GENERIC):
     """With decay no weight is zero, in general: not one in random networks and in linear layers of three inputs.  B E.3
 
     Printed: never; a third input that the equilibrium of two others happens to fit.
@@ -237,13 +235,13 @@ def weights_do_not_vanish(case, third=generic):
     random = lambda k: runs.unit_rows(normal(case, f"generic {k}", 6, 4))
     labels = torch.tensor([1.0, -1] * 3, dtype=torch.float64)
     some = lambda: [
-        *(planar_weights(50.0, -50.0, angle) for angle in third(case)),
+        *(planar_weights(50.0, -50.0, angle) for angle in third),
         *(labels - random(k) @ runs.ridge(random(k), labels, DECAY) for k in range(200)),
         *(weights(one) for one in runs.equilibria(case)),
     ]
     return equal(
         measured=lambda: [float((alpha.abs() < 1e-10).sum()) for alpha in some()],
-        predicted=lambda: [0.0 for _ in some()],
+        predicted=lambda: [0.0] * (len(third) + 206),
         bound=1e-3, reason="whole numbers: weights below 1e-10; 3 planar layers, 200 random ones, 6 networks",
     )  # fmt: skip
 
@@ -259,15 +257,9 @@ def rebuilt(J: Tensor, goal: Tensor, missing: int) -> Tensor:
 def rank_bounds_the_terms(case, missing=0):
     """As many samples as the rank of the Jacobian suffice in (29). Control: one fewer.  B footnote 11"""
 
-    def linear(k: int) -> tuple[Tensor, Tensor]:
-        X, y = runs.unit_rows(normal(case, f"nine {k}", 9, 3)), normal(case, f"nine labels {k}", 9).sign()
-        return X, unit(runs.ridge(X, y, DECAY))
-
-    some = lambda: [(one.slopes[0].flatten(1), one.V[0].flatten()) for one in runs.equilibria(case)]
-    some_linear = lambda: [linear(k) for k in range(5)]
     return equal(
-        measured=lambda: [rebuilt(J, goal, missing) for J, goal in [*some(), *some_linear()]],
-        predicted=lambda: [goal for _, goal in [*some(), *some_linear()]],
+        measured=lambda: [rebuilt(J, goal, missing) for J, goal in runs.jacobians(case)],
+        predicted=lambda: [goal for _, goal in runs.jacobians(case)],
         bound=1e-6, reason="the solver's gradient over decay, times conditioning; 6 networks, 5 layers of 9 samples",
     )  # fmt: skip
 
@@ -291,28 +283,14 @@ def least_length_has_one(case, length=runs.least_length):
     )
 
 
-def one_input(c: Tensor, other: Tensor) -> Tensor:
-    return c[None]
-
-
-def two_inputs(c: Tensor, other: Tensor) -> Tensor:
-    return torch.stack([c, unit(c + 0.5 * other)])
-
-
-@claim("B-fn5", control={"inputs": two_inputs})
-def aligned_but_not_at_rest(case, inputs=one_input):
+@claim("B-fn5", control={"inputs": runs.two_inputs})
+def aligned_but_not_at_rest(case, inputs=runs.one_input):
     """Where V_k f_n = df_n/dV_k the layers rest at each length, the length only at 1/(1 + decay).  B footnote 5
 
     ReLU networks of rank one aligned with a single input. Control: a second input.
     """
 
-    def aligned(k: int, rho: float) -> Point:
-        a, c = unit(normal(case, f"aligned a {k}", 4).abs()), unit(normal(case, f"aligned c {k}", 3))
-        X = inputs(c, normal(case, f"aligned other {k}", 3))
-        y, size = torch.ones(len(X), dtype=torch.float64), torch.tensor(rho, dtype=torch.float64)
-        return Point(X, y, (torch.outer(a, c), a[None]), size, torch.relu)
-
-    some = lambda: [aligned(k, rho) for k in range(3) for rho in (0.3, 0.9, 2.0)]
+    some = lambda: runs.aligned(case, inputs)
     return together(
         layers=equal(
             measured=lambda: [one.ell @ one.f * W - pull for one in some()

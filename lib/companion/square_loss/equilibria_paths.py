@@ -13,9 +13,8 @@ from torch import Tensor
 from claimbook.evidence import Case, at_most, claim, counterexample, equal, together
 from companion.square_loss import equilibria_runs as runs
 from companion.square_loss.equilibria import SOLVER
-from companion.square_loss.equilibria_runs import DECAY, Point, unit
+from companion.square_loss.equilibria_runs import DECAY, Point
 from companion.square_loss.maximum_margin import interpolant_norm, problems
-from companion.theory_iii.hidden_complexity_control_runs import normal
 
 # Observation 1
 
@@ -155,14 +154,9 @@ def pushes(kind: str, labelled: str, f: Tensor, rho: float, y: Tensor) -> Tensor
     return square if kind == "square" else exponential * y if labelled == "yes" else exponential
 
 
-def layer(case: Case, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    y = torch.tensor([1.0, -1] * 3, dtype=torch.float64)
-    return runs.unit_rows(normal(case, f"layer {k}", 6, 4)), y, unit(normal(case, f"layer v {k}", 4))
-
-
 def velocity(case: Case, k: int, kind: str) -> tuple[Tensor, Tensor]:
     """Of length and unit vector, by automatic differentiation."""
-    X, y, v = layer(case, k)
+    X, y, v = runs.layer(case, k)
     value = {"square": lambda g: (g - y).square().sum(), "exponential": lambda g: (-y * g).exp().sum()}[kind]
     loss = lambda rho, v: value(rho * X @ (v / v.norm())) + DECAY * rho**2
     rates = torch.func.grad(loss, (0, 1))(torch.tensor(1.7, dtype=torch.float64), v)
@@ -185,10 +179,10 @@ def over_the_length(kind: str, f: Tensor, y: Tensor) -> Tensor:
 @claim("B-eq32", printed={"law": over_the_length})
 def length_of_a_linear_layer(case, law=by_outputs):
     """The length moves at sum l_n y_n v.x_n (exponential), -2 sum l_n v.x_n (square), less 2 decay rho.  B (32)"""
-    outputs = lambda k: layer(case, k)[0] @ layer(case, k)[2]
+    outputs = lambda k: runs.layer(case, k)[0] @ runs.layer(case, k)[2]
     return equal(
         measured=lambda: [velocity(case, k, kind)[0] for k, kind in LAYERS],
-        predicted=lambda: [law(kind, outputs(k), layer(case, k)[1]) for k, kind in LAYERS],
+        predicted=lambda: [law(kind, outputs(k), runs.layer(case, k)[1]) for k, kind in LAYERS],
         bound=1e-12, reason="rounding; 5 data sets, both losses",
     )  # fmt: skip
 
@@ -202,7 +196,7 @@ def direction_of_a_linear_layer(case, labelled="yes"):
     line = lambda d: torch.outer(d, d) / (d @ d)
 
     def law(k: int, kind: str) -> Tensor:
-        X, y, v = layer(case, k)
+        X, y, v = runs.layer(case, k)
         total = pushes(kind, labelled, X @ v, 1.7, y) @ X
         return total - v * (v @ total)
 

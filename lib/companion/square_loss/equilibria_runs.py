@@ -5,7 +5,6 @@ The decay is the paper's: a penalty ``decay * rho**2`` on a sum of squares.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from math import pi, radians
 
 import torch
@@ -49,27 +48,19 @@ def ridge(X: Tensor, y: Tensor, decay: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Point:
-    """A length, unit layers, inputs and labels; ``f`` are the outputs of the unit layers."""
+    """A length, unit layers, inputs and labels, and what a run found there.
+
+    ``f`` are the outputs of the unit layers, ``slopes`` their gradients in every layer, samples first, and ``ell`` the
+    residuals rho f - y.
+    """
 
     X: Tensor
     y: Tensor
     V: tuple[Tensor, ...]
     rho: Tensor
-    activation: Callable[[Tensor], Tensor] = SMOOTH
-
-    @cached_property
-    def f(self) -> Tensor:
-        return mlp(list(self.V), self.X, activation=self.activation)[:, 0]
-
-    @cached_property
-    def slopes(self) -> tuple[Tensor, ...]:
-        """Gradient of every output in every layer, samples first."""
-        outputs = lambda *V: mlp(list(V), self.X, activation=self.activation)[:, 0]
-        return torch.func.jacrev(outputs, argnums=tuple(range(len(self.V))))(*self.V)
-
-    @property
-    def ell(self) -> Tensor:
-        return self.rho * self.f - self.y
+    f: Tensor
+    slopes: tuple[Tensor, ...]
+    ell: Tensor
 
     @property
     def pulls(self) -> list[Tensor]:
@@ -80,6 +71,13 @@ class Point:
         """Velocity of the length: minus the derivative of the penalised sum of squares."""
         loss = lambda r: (r * self.f - self.y).square().sum() + decay * r**2
         return -torch.func.grad(loss)(rho)
+
+
+def point(X: Tensor, y: Tensor, V: tuple[Tensor, ...], rho: Tensor, activation=SMOOTH) -> Point:
+    """Outputs and gradients at a point."""
+    outputs = lambda *V: mlp(list(V), X, activation=activation)[:, 0]
+    f = outputs(*V)
+    return Point(X, y, V, rho, f, torch.func.jacrev(outputs, argnums=tuple(range(len(V))))(*V), rho * f - y)
 
 
 def problem(case: Case, role: str, samples: int, widths: tuple[int, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
@@ -105,7 +103,7 @@ def equilibria(case: Case, samples: int = 6, number: int = 6) -> list[Point]:
         end = minimum(loss, start, steps=300)
         if end is not None and end["rho"].abs() > 1e-3:
             sign = end["rho"].sign()
-            found.append(Point(X, y, (unit(end["V0"]), sign * unit(end["V1"])), sign * end["rho"]))
+            found.append(point(X, y, (unit(end["V0"]), sign * unit(end["V1"])), sign * end["rho"]))
         if len(found) == number:
             return found
     raise Unfinished(f"{len(found)} of {number} equilibria found")
@@ -117,13 +115,51 @@ def elsewhere(case: Case, number: int = 6) -> list[Point]:
     found = []
     for k in range(number):
         X, y, V = problem(case, f"elsewhere {k}", 6, (3, 4, 1))
-        some = Point(X, y, V, rows(1.5))
-        found.append(Point(X, y * (y @ some.f).sign(), V, rows(1.5)))
+        some = point(X, y, V, rows(1.5))
+        found.append(point(X, y * (y @ some.f).sign(), V, rows(1.5)))
     return found
 
 
+@shared
 def there(case: Case, resting: bool) -> list[Point]:
     return equilibria(case) if resting else elsewhere(case)
+
+
+def one_input(c: Tensor, other: Tensor) -> Tensor:
+    return c[None]
+
+
+def two_inputs(c: Tensor, other: Tensor) -> Tensor:
+    return torch.stack([c, unit(c + 0.5 * other)])
+
+
+@shared
+def aligned(case: Case, inputs: Callable[[Tensor, Tensor], Tensor]) -> list[Point]:
+    """ReLU networks of rank one aligned with their first input, labels one; three networks at three lengths."""
+    found = []
+    for k in range(3):
+        a, c = unit(normal(case, f"aligned a {k}", 4).abs()), unit(normal(case, f"aligned c {k}", 3))
+        X = inputs(c, normal(case, f"aligned other {k}", 3))
+        y, V = torch.ones(len(X), dtype=torch.float64), (torch.outer(a, c), a[None])
+        found += [point(X, y, V, rows(rho), torch.relu) for rho in (0.3, 0.9, 2.0)]
+    return found
+
+
+@shared
+def jacobians(case: Case) -> list[tuple[Tensor, Tensor]]:
+    """Gradients of samples, one a row, and the layer: first layers at rest, linear layers of nine samples."""
+    found = [(one.slopes[0].flatten(1), one.V[0].flatten()) for one in equilibria(case)]
+    for k in range(5):
+        X, y = unit_rows(normal(case, f"nine {k}", 9, 3)), normal(case, f"nine labels {k}", 9).sign()
+        found.append((X, unit(ridge(X, y, DECAY))))
+    return found
+
+
+@shared
+def layer(case: Case, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, labels and direction of a linear layer."""
+    y = rows([1.0, -1.0] * 3)
+    return unit_rows(normal(case, f"layer {k}", 6, 4)), y, unit(normal(case, f"layer v {k}", 4))
 
 
 # A layer in the plane: all its critical angles at one length
@@ -146,6 +182,7 @@ class Plane:
         return (rho * self.outputs(angle) - self.y).square().sum(-1) + DECAY * rho**2
 
 
+@shared
 def planes(case: Case) -> list[Plane]:
     """Three linear layers and three curved ones, five samples each."""
     return [
