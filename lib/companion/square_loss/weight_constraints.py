@@ -39,7 +39,8 @@ def two_factors(case, gates=1.0, activation=torch.relu):
         ),
         derivative=equal(
             measured=lambda: [flat([d[0] for d in runs.slopes(V, x[None])]) for V, x in runs.drawn(case)],
-            predicted=lambda: [flat([torch.outer(a, b) for a, b in pairs(V, x)]) for V, x in runs.drawn(case)],
+            predicted=lambda: [torch.cat([torch.outer(a, b).flatten() for a, b in pairs(V, x)])
+                               for V, x in runs.drawn(case)],
             bound=1e-12, reason=ROUNDING,
         ),
         sum=equal(
@@ -86,7 +87,7 @@ def an_entry_is_a_product(case, order="ij"):
 def layer_times_output(one: Witness) -> Tensor:
     """V_k f_n of all layers and samples."""
     f = mlp(one.V, one.X, activation=one.activation)[:, 0]
-    return flat([f[:, None, None] * v for v in one.V])
+    return torch.cat([(f[:, None, None] * v).flatten() for v in one.V])
 
 
 def by_differentiation(one: Witness) -> Tensor:
@@ -105,34 +106,17 @@ def violation(one: Witness, derivative) -> Tensor:
     return (layer_times_output(one) - seen).abs().max() / seen.abs().max()
 
 
-def at_rest(case, collinear):
-    """That the descent is at rest: slopes of the loss along the unit layers vanish."""
-
-    def tangent(one):
-        f = mlp(one.V, one.X, activation=one.activation)[:, 0]
-        left = runs.length(f, one.y, runs.SMALL) * f - one.y
-        slopes = [torch.einsum("n,nij->ij", left, d) for d in runs.slopes(one.V, one.X, one.activation)]
-        return flat([s - (s * v).sum() * v for s, v in zip(slopes, one.V, strict=True)])
-
-    return equal(
-        measured=lambda: [tangent(one) for one in runs.critical(case, collinear)],
-        predicted=lambda: [0.0 for _ in runs.critical(case, collinear)],
-        scale=lambda: [1.0 for _ in runs.critical(case, collinear)],
-        bound=1e-12, reason="rounding of a closed form",
-    )  # fmt: skip
+def tangent(one: Witness) -> Tensor:
+    """Slopes of the loss along the unit layers: what descent goes by."""
+    f = mlp(one.V, one.X, activation=one.activation)[:, 0]
+    left = runs.length(f, one.y, runs.SMALL) * f - one.y
+    slopes = [torch.einsum("n,nij->ij", left, d) for d in runs.slopes(one.V, one.X, one.activation)]
+    return flat([s - (s * v).sum() * v for s, v in zip(slopes, one.V, strict=True)])
 
 
-def small_loss(case, collinear):
-    """That the loss a sample is close to zero: below a tenth, where one is that of the zero function."""
-
-    def mean_loss(one):
-        return runs.reduced_loss(mlp(one.V, one.X, activation=one.activation)[:, 0], one.y, runs.SMALL) / len(one.y)
-
-    return at_most(
-        left=lambda: [mean_loss(one) for one in runs.critical(case, collinear)],
-        right=lambda: [0.1 for _ in runs.critical(case, collinear)],
-        bound=1e-9, reason="computed in float64",
-    )  # fmt: skip
+def mean_loss(one: Witness) -> Tensor:
+    """Loss a sample; that of the zero function is one."""
+    return runs.reduced_loss(mlp(one.V, one.X, activation=one.activation)[:, 0], one.y, runs.SMALL) / len(one.y)
 
 
 @claim("B-eq48", control={"collinear": True})
@@ -148,7 +132,17 @@ def layers_equal_their_derivatives(case, collinear=False):
             bound=1e-10, reason="rounding of a closed form; ten critical points, five linear and five ReLU",
         ),
         exact=lambda: [violation(one, by_hand) for one in runs.critical(case, collinear)],
-        at_rest=at_rest(case, collinear), small_loss=small_loss(case, collinear),
+        at_rest=equal(
+            measured=lambda: [tangent(one) for one in runs.critical(case, collinear)],
+            predicted=lambda: [0.0 for _ in runs.critical(case, collinear)],
+            scale=lambda: [1.0 for _ in runs.critical(case, collinear)],
+            bound=1e-12, reason="rounding of a closed form",
+        ),
+        small_loss=at_most(
+            left=lambda: [mean_loss(one) for one in runs.critical(case, collinear)],
+            right=lambda: [0.1 for _ in runs.critical(case, collinear)],
+            bound=1e-9, reason="a tenth of the loss of the zero function",
+        ),
     )  # fmt: skip
 
 
@@ -165,7 +159,17 @@ def layers_equal_their_factors(case, collinear=False):
             bound=1e-10, reason="rounding of a closed form; ten critical points, five linear and five ReLU",
         ),
         exact=lambda: [violation(one, by_differentiation) for one in runs.critical(case, collinear)],
-        at_rest=at_rest(case, collinear), small_loss=small_loss(case, collinear),
+        at_rest=equal(
+            measured=lambda: [tangent(one) for one in runs.critical(case, collinear)],
+            predicted=lambda: [0.0 for _ in runs.critical(case, collinear)],
+            scale=lambda: [1.0 for _ in runs.critical(case, collinear)],
+            bound=1e-12, reason="rounding of a closed form",
+        ),
+        small_loss=at_most(
+            left=lambda: [mean_loss(one) for one in runs.critical(case, collinear)],
+            right=lambda: [0.1 for _ in runs.critical(case, collinear)],
+            bound=1e-9, reason="a tenth of the loss of the zero function",
+        ),
     )  # fmt: skip
 
 
@@ -253,18 +257,9 @@ def projections_on_the_line(case, rank=1, inside=True):
 
     Linear. Printed: a projection of any rank, here three, with all inputs in its range. Control: another line.
     """
-
-    def solution(k):
-        Q = orthogonal(case, f"projection {k}", 5)
-        x = Q[:, 0] if inside else Q[:, 1]
-        P = Q[:, :rank] @ Q[:, :rank].mT / rank**0.5
-        last = (x if inside else Q[:, 0])[None]
-        c = normal(case, f"multiples {k}", 4)
-        return Witness([P, P, P, last], c[:, None] * (x if inside else Q[:, 0] + x), c, identity)
-
     return equal(
-        measured=lambda: [layer_times_output(solution(k)) for k in range(5)],
-        predicted=lambda: [by_hand(solution(k)) for k in range(5)],
+        measured=lambda: [layer_times_output(one) for one in runs.projections(case, rank, inside)],
+        predicted=lambda: [by_hand(one) for one in runs.projections(case, rank, inside)],
         bound=1e-12, reason=ROUNDING,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from claimbook.evidence import at_most, claim, counterexample, equal, together
+from claimbook.evidence import Case, at_most, claim, counterexample, equal, shared, together
 from companion.square_loss import weight_constraints_runs as runs
 from companion.square_loss.weight_constraints_runs import identity, normal, orthogonal
 from normdyn.measures.curvature import minimum
@@ -25,7 +25,8 @@ def with_inverse(A: Tensor) -> Tensor:
     return A.square().sum() + A.inverse().square().sum()
 
 
-def drawn_matrices(case) -> list[Tensor]:
+@shared
+def drawn_matrices(case: Case) -> list[Tensor]:
     """Orthogonal matrices and others, of four rows."""
     return [orthogonal(case, f"O {k}", 4) for k in range(3)] + [normal(case, f"A {k}", 4, 4) for k in range(20)]
 
@@ -122,6 +123,10 @@ def inverse_is_transpose(case, other=transpose, own=True):
     )  # fmt: skip
 
 
+def unit_rows(A: Tensor) -> Tensor:
+    return A / A.norm(dim=1, keepdim=True)
+
+
 @claim("B-fn16", printed={"power": 1.0}, control={"lengths": (1.0, 1.0, 1.0, 1.0, 1.0)})
 def norm_of_unit_rows(case, power=0.5, lengths=(0.5, 1.0, 1.5, 2.0, 2.5)):
     """Rows of norm one give M matrix norm sqrt(M), printed M; rows of different norms are no multiple of orthogonal.
@@ -129,7 +134,6 @@ def norm_of_unit_rows(case, power=0.5, lengths=(0.5, 1.0, 1.5, 2.0, 2.5)):
     The operator A A' is at least half the spread of the squared lengths away from all multiples of one. Control: equal
     lengths.  B footnote 16
     """
-    unit_rows = lambda A: A / A.norm(dim=1, keepdim=True)
     some = lambda: [orthogonal(case, f"rows {k}", 5) if k < 3 else normal(case, f"rows {k}", 5, 5) for k in range(6)]
     away = lambda A: (lambda e: (e[-1] - e[0]) / 2)(torch.linalg.eigvalsh(A @ A.mT))
     return together(
@@ -273,7 +277,7 @@ def gates_move_to_the_input(case, full=0.0):
 
     def net(k):
         V = [torch.diag(normal(case, f"commute {k} {l}", 5)) for l in range(4)]
-        x = normal(case, f"commute {k}", 5)
+        x = normal(case, f"commute {k}", 5).clone()
         x[0] = 3 * V[0][0, 0].sign()
         V = [V[0], *(W * W.diag()[0].sign() for W in V[1:3]), V[3]]
         return [W + full * normal(case, f"full {k} {l}", 5, 5) for l, W in enumerate(V)], x
@@ -335,10 +339,10 @@ def weights_from_the_data(case, power=0.5):
     """
 
     def solution(k):
-        X, alpha = normal(case, f"samples {k}", 7, 5), normal(case, f"alpha {k}", 7)
+        X, alpha = normal(case, f"samples {k}", 7, 5).clone(), normal(case, f"alpha {k}", 7)
         X[0] = X[0].abs()  # every channel is open for one sample
         x = alpha @ X.relu()  # layers below the last are positive: a gate is open where the input is
-        V = runs.diagonal_solution(x, range(5), 4, power)
+        V = runs.diagonal_solution(x, tuple(range(5)), 4, power)
         layers = lambda V: [torch.diag(v) for v in V[:-1]] + [V[-1:]]
         return V, lambda V: alpha @ mlp(layers(V), X)[:, 0]
 

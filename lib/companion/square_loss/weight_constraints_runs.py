@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.func import grad, jacrev
 
 from claimbook.evidence import Case, Unfinished, shared
-from companion.theory_iii.hidden_complexity_control_runs import identity, normal
+from companion.theory_iii import hidden_complexity_control_runs
 from normdyn.measures.curvature import flatten, unflatten
 from normdyn.networks.graphs import mlp
 
 Layers = Sequence[Tensor]
 Activation = Callable[[Tensor], Tensor]
 DECAY = 0.01
+identity: Activation = torch.positive  # of linear networks
 SMALL = 1e-3  # decay at the critical points in closed form
 TURN = 2 / 27**0.5  # largest a^2 b with a^2 + b^2 = 1
 
@@ -26,6 +27,13 @@ def unit(weights: Layers) -> list[Tensor]:
     return [w / w.norm() for w in weights]
 
 
+@shared
+def normal(case: Case, role: str, *shape: int) -> Tensor:
+    """Gaussian numbers in float64, one independent stream for each role; not to be changed in place."""
+    return hidden_complexity_control_runs.normal(case, role, *shape)
+
+
+@shared
 def orthogonal(case: Case, role: str, p: int) -> Tensor:
     """A random orthogonal matrix."""
     return torch.linalg.qr(normal(case, role, p, p))[0]
@@ -357,10 +365,24 @@ def descent(case: Case) -> History:
     return History(torch.tensor(at), torch.stack(residual), torch.stack(floor))
 
 
-# Diagonal networks
+# Layers of the paper's two classes, and diagonal ones
 
 
-def diagonal_solution(x: Tensor, support: Sequence[int], depth: int, power: float | None = None) -> Tensor:
+@shared
+def projections(case: Case, rank: int, inside: bool) -> list[Witness]:
+    """Linear networks with equal projections on the line of a vector, or on more, and four inputs on one line each."""
+    found = []
+    for k in range(5):
+        Q = orthogonal(case, f"projection {k}", 5)
+        P = Q[:, :rank] @ Q[:, :rank].mT / rank**0.5
+        c = normal(case, f"multiples {k}", 4)
+        X = c[:, None] * (Q[:, 0] if inside else Q[:, 0] + Q[:, 1])
+        found.append(Witness([P, P, P, Q[:, :1].mT], X, c, identity))
+    return found
+
+
+@shared
+def diagonal_solution(x: Tensor, support: tuple[int, ...], depth: int, power: float | None = None) -> Tensor:
     """Weights of equal modulus in all layers on a support, unit layers; signs are in the last layer.
 
     The modulus is |f/x|^power with power = 1/(L-2); as printed the power is minus one.
