@@ -3,6 +3,8 @@
 The way there is in :mod:`companion.square_loss.equilibria_paths`.
 """
 
+import math
+
 import torch
 from scipy.linalg import qr
 from scipy.optimize import brentq
@@ -199,7 +201,8 @@ def weights_are_positive(case, angles=FAN):
 
     One linear layer, all labels one, inputs at 0, 30 and 60 degrees. Control: two inputs at right angles.
     """
-    X, one = runs.at_angles(*angles), torch.ones(len(angles), dtype=torch.float64)
+    inputs = lambda: runs.at_angles(*angles)
+    middle = math.radians(sum(angles) / len(angles))
     cosines = 1 + 3**0.5  # of the three with the one in the middle, which by symmetry has the direction of w
     length = cosines / (DECAY + 1 + 2 * 0.75)
     return counterexample(
@@ -209,10 +212,9 @@ def weights_are_positive(case, angles=FAN):
         ),
         exact=lambda: (length - 1) / (DECAY * length),
         representation=equal(
-            measured=lambda: planar_weights(*angles) @ X,
-            predicted=lambda: torch.nn.functional.normalize(torch.linalg.lstsq(
-                torch.cat([X, DECAY**0.5 * torch.eye(2, dtype=X.dtype)]), torch.cat([one, 0 * X[0]])).solution, dim=0),
-            bound=1e-9, reason="rounding over the decay; least squares by another factorisation",
+            measured=lambda: planar_weights(*angles) @ inputs(),
+            predicted=lambda: torch.tensor([math.cos(middle), math.sin(middle)], dtype=torch.float64),
+            bound=1e-9, reason="rounding over the decay; by symmetry v lies in the middle",
         ),
     )  # fmt: skip
 
