@@ -31,9 +31,28 @@ def spread(reach: float, decay: float) -> Tensor:
     return (1 - share) * p[below] + share * p[below + 1]
 
 
-@claim("D-eq9", printed={"decay": 0.0})
-def boltzmann_density(case, decay=1.0):
-    """With weight decay the stationary density is exp(-L/T)/Z. Without, Z is infinite: mass spreads.  D (9)"""
+@shared
+def particles(case: Case, decay: float, step: float, time: float = 8.0, count: int = 100_000) -> Tensor:
+    """Shares of particles below some places after steps on noisy slopes with white noise added, from a uniform start.
+
+    Each step sees the slope of one of two samples, L +- w/2.
+    """
+    draw = case.generator("particles")
+    w = 6 * torch.rand(count, generator=draw, dtype=torch.float64) - 2
+    for _ in range(round(time / step)):
+        sample = torch.randint(2, (count,), generator=draw) - 0.5
+        noise = torch.randn(count, generator=draw, dtype=torch.float64)
+        w = w - step * (decay * w - torch.exp(-w) + sample) + (2 * TEMPERATURE * step) ** 0.5 * noise
+    return (w[:, None] < PLACES).double().mean(0)
+
+
+@claim("D-eq9", printed={"decay": 0.0}, control={"step": 0.5})
+def boltzmann_density(case, decay=1.0, step=0.01):
+    """With weight decay the stationary density is exp(-L/T)/Z. Without, Z is infinite: mass spreads.  D (9)
+
+    Of the Langevin equation, and of stochastic descent with white noise added in the limit of small steps. Control:
+    large steps.
+    """
 
     def density() -> Tensor:
         """By quadrature, on a line that is long enough to stand for infinity."""
@@ -42,9 +61,22 @@ def boltzmann_density(case, decay=1.0):
         Z = torch.trapezoid(torch.exp(-loss(line) / TEMPERATURE), line)
         return torch.exp(-loss(PLACES) / TEMPERATURE) / Z
 
-    return limit(
-        measured=lambda reach: spread(reach, decay), predicted=density,
-        bound=4e-3, reason="a grid of 0.05, second order; the box is doubled",
+    def below() -> Tensor:
+        """The share below each place, by quadrature."""
+        line = torch.linspace(-4.0, 40.0, 440_001, dtype=torch.float64)
+        p = torch.exp(-(torch.exp(-line) + decay / 2 * line**2) / TEMPERATURE)
+        shares = torch.cumulative_trapezoid(p, line) / torch.trapezoid(p, line)
+        return shares[((PLACES + 4.0) / 1e-4).round().long() - 1]
+
+    return together(
+        langevin=limit(
+            measured=lambda reach: spread(reach, decay), predicted=density,
+            bound=4e-3, reason="a grid of 0.05, second order; the box is doubled",
+        ),
+        descent=equal(
+            measured=lambda: particles(case, decay, step), predicted=below, scale=lambda: 1.0,
+            bound=1e-2, reason="three deviations of 100,000 particles, and a step of 0.01", margin=5.0,
+        ),
     )  # fmt: skip
 
 

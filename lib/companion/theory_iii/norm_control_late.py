@@ -75,14 +75,15 @@ def direction_is_the_drive_over_the_multiplier(case, p=2.0):
 def penalty_bounds_the_length(case, charged=1.0):
     """A penalty times rho^2 stops rho at a value that its size determines.  D section 5.1, remark 3
 
-    One point by Lambert's function (ours); several points, whose direction moves too, at the minimiser of a convex
-    function.
+    One point by Lambert's function (ours), from below and from above; several points, whose direction moves too, at
+    the minimiser of a convex function.
     """
     closed = lambda penalty: lambertw(runs.GAMMA**2 / (2 * penalty)).real / runs.GAMMA
     return together(
         point=equal(
-            measured=lambda: [runs.length_of_a_point(charged * c, 8 / c) for c in (*runs.PENALTIES, 1e-6)],
-            predicted=lambda: [closed(c) for c in (*runs.PENALTIES, 1e-6)],
+            measured=lambda: [runs.length_of_a_point(charged * c, 8 / c, start)
+                              for start in (1.0, 20.0) for c in (*runs.PENALTIES, 1e-6)],
+            predicted=lambda: [closed(c) for _ in range(2) for c in (*runs.PENALTIES, 1e-6)],
             bound=1e-6, reason="integrator at 1e-11, and e^-16 of the distance for the time that is left",
         ),
         points=equal(
@@ -148,7 +149,7 @@ def free_flow_and_its_infinity(case, labelled=True):
 
 @claim("D-rho-schedule", printed={"divided": False})
 def lengths_may_be_prescribed(case, divided=True):
-    """A prescribed rho(t) that outgrows log t makes the margin grow faster, if the gradient is divided by the loss.
+    """A prescribed rho(t) that outgrows log t makes the margin grow faster, if rho and the loss divide the gradient.
 
     The margin lacks (b - a) / rho, as late in the flow itself (O-late-margin). With the plain gradient the direction
     freezes.  D section 8

@@ -130,8 +130,9 @@ def outputs(case: Case) -> list[tuple[Tensor, Params]]:
 @shared
 def drifts(case: Case, p: float, projector: float) -> Tensor:
     """Lp norms along the flow of a drive that turns with time, projected along the normal of another norm."""
-    M, u = normal(case, f"turning {p}", 5, 5), 1 + normal(case, f"start {p}", 5).abs()
-    drive = lambda s: 0.3 * torch.sin(M @ s["u"] + 5 * s["t"])
+    M, x = normal(case, f"turning {p}", 5, 5), normal(case, f"start {p}", 5)
+    u = x + x.sign()  # entries of both signs, off zero, where the norm has a corner
+    drive = lambda s: 0.2 * torch.sin(M @ s["u"] + 5 * s["t"])
     field = lambda s: {"u": tangent_projection(s["u"], drive(s), projector), "t": torch.ones_like(s["t"])}
     path = integrate(field, {"u": u / norm(u, p), "t": rows(0.0)}, [0.0, 0.25, 0.5, 0.75, 1.0])
     return norm(path["u"], p, dim=1)
@@ -157,7 +158,7 @@ def largest_margin_in(p: float) -> Tensor:
 def constrained(method: str, p: float, data: Tensor = DATA, records: int = 2) -> Tensor:
     """Directions as rho grows from one to 1e4, and then to 2e4, along the flow that a method follows for small steps.
 
-    The gradient is divided by the loss: with the plain one the same path is run through in another time.
+    The gradient is divided by rho and the loss: with the plain one the same path is run through in another time.
     """
 
     def field(s: Params) -> Params:
@@ -283,10 +284,10 @@ GAMMA = 0.8
 
 
 @shared
-def length_of_a_point(penalty: float, until: float) -> Tensor:
+def length_of_a_point(penalty: float, until: float, start: float = 1.0) -> Tensor:
     """Late length of the flow for one point of margin GAMMA, with a penalty times the squared length."""
     field = lambda s: {"rho": GAMMA * torch.exp(-GAMMA * s["rho"]) - 2 * penalty * s["rho"]}
-    return integrate(field, {"rho": rows(1.0)}, (0.0, until), method="LSODA", relative=1e-10)["rho"][-1]
+    return integrate(field, {"rho": rows(start)}, (0.0, until), method="LSODA", relative=1e-10)["rho"][-1]
 
 
 @shared
@@ -381,7 +382,7 @@ def times_of(schedule: str) -> Tensor:
 
 @shared
 def scheduled(case: Case, schedule: str, divided: bool) -> list[Tensor]:
-    """Directions at these times, with a prescribed length and the gradient divided by the loss, or the plain one."""
+    """Directions at these times for a prescribed length; rho and the loss divide the gradient, or nothing does."""
     found = []
     for (P, _), limit in zip(point_sets(case, SETS), geometry(case, SETS), strict=True):
         length = {"logarithm": lambda t, gamma=limit.margin: 1 + torch.log1p(t) / gamma, **SCHEDULES}[schedule]

@@ -6,7 +6,18 @@ Labels are absorbed in samples. Runs are in :mod:`companion.theory_iii.weight_an
 import torch
 from torch import Tensor
 
-from claimbook.evidence import Case, at_most, claim, counterexample, equal, limit, shared, tendency, together
+from claimbook.evidence import (
+    Case,
+    Unfinished,
+    at_most,
+    claim,
+    counterexample,
+    equal,
+    limit,
+    shared,
+    tendency,
+    together,
+)
 from companion.theory_iii import hidden_complexity_control_runs as flows
 from companion.theory_iii import weight_and_batch_normalization_runs as runs
 from companion.theory_iii.weight_and_batch_normalization_runs import direction, layers, raw_motion, signal_motion
@@ -185,23 +196,43 @@ def projected_already(case, free=False):
 # Each iteration normalised: digits
 
 
-@claim("D-sec6.1-empirical", control={"fewer": 20}, untrained={"steps": 0}, longer={"steps": 3000})
-def weight_normalisation_is_ahead(case, fewer=50, steps=1500):
-    """Normalising at each iteration lowers the test error, and weight normalisation lowers it further. Not further.
+@claim("D-sec6.1-empirical", control={"etas": (0.0,)})
+def order_of_three(case, etas=None, steps=150):
+    """Normalising at each iteration improves the test error, but not as much as weight normalisation.  D section 6.1
 
-    Digits, two layers, two step sizes at which both train; weight normalisation is asked to be ahead by one image in a
-    hundred, at the first fit, at loss 0.2 and after equal steps. In the control the other method has fewer samples.
-    D section 6.1
+    Open as long as no setting is given; with step sizes it asks digits for the order after some steps.
+    """
+    if etas is None:
+        raise Unfinished(
+            "an experiment of the authors without its setting: data, network, steps and stopping time are not given, "
+            "and on digits the order depends on them (O-fine-steps)"
+        )
+    end = lambda method: torch.cat(list(runs.on_digits(case, method, etas, steps).end))
+    return tendency(
+        effect=lambda: [end("plain") - end("coefficient"), end("coefficient") - end("weight")],
+        reason="12 draws of digits; shares of wrong images, one method less the next",
+    )
+
+
+@claim(
+    "O-fine-steps", control=[{"fewer": 20}, {"first": "coefficient"}], untrained={"steps": 0}, longer={"steps": 3000}
+)
+def no_lead_at_fine_steps(case, fewer=50, first="plain", steps=1500):
+    """At steps at which both train, weight normalisation leads coefficient normalisation by less than a hundredth.
+
+    Both lead plain descent after equal steps, when that has not fitted everywhere. Digits, two layers, at the first
+    fit, at loss 0.2 and after equal steps. Controls: fewer samples for the other method; a method against itself.
     """
     lead = lambda a, b, stop, n=50: runs.leads(case, (a, b), stop, steps, (n, 50))
     return together(
         normalised=tendency(
-            effect=lambda: lead("plain", "coefficient", "end"),
+            effect=lambda: lead(first, "coefficient", "end"),
             reason="2 step sizes, 12 draws, after 1500 equal steps, when plain descent has not fitted everywhere",
         ),
         weight=tendency(
-            effect=lambda: [x for stop in ("fit", "level", "end") for x in lead("coefficient", "weight", stop, fewer)],
-            least=0.01,
+            effect=lambda: [
+                0.01 - x for stop in ("fit", "level", "end") for x in lead("coefficient", "weight", stop, fewer)
+            ],
             reason="2 step sizes and 3 stopping rules, 12 draws, those that fit; a lead counts from one in a hundred",
         ),
     )  # fmt: skip
