@@ -1,7 +1,7 @@
 """What decides sections 2.1 to 2.3 and appendix B of paper B: the flow of one length and of unit layers.
 
 Networks, flows off the sphere and sequences of draws are in :mod:`companion.square_loss.dynamics_runs`. Losses are sums
-of squares without a half; predicted sides build the gradients of the paper's formulas from the Jacobian of the outputs.
+of squares without a half; predicted sides have outputs and gradients by hand.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from claimbook.evidence import at_most, claim, equal, together
 from companion.square_loss import dynamics_runs as runs
-from companion.square_loss.dynamics_runs import RHO, State, across, jacobian, pulled, states
+from companion.square_loss.dynamics_runs import RHO, State, across, by_hand, jacobian, pulled, said, states
 from normdyn.motion.flows import gradient
 from normdyn.networks.normalizers import batch_norm
 
@@ -31,7 +31,7 @@ def a_layer_times_its_gradient(case, spread=0.0):
     inner = lambda one: [(S * W).flatten(1).sum(1) for S, W in zip(jacobian(one).values(), one.V.values(), strict=True)]
     return equal(
         measured=lambda: [torch.stack(inner(one)) for one in states(case, spread)],
-        predicted=lambda: [one.output(one.V).expand(len(one.V), -1) for one in states(case, spread)],
+        predicted=lambda: [said(one).expand(len(one.V), -1) for one in states(case, spread)],
         bound=BOUND, reason=ROUNDING,
     )  # fmt: skip
 
@@ -113,8 +113,8 @@ def flow_of_the_mean_square(case, over=torch.mean):
     """The mean square moves W_k at -2/N sum (g_n - y_n) dg_n/dW_k. Control: the sum of squares.  B (18), (19)"""
 
     def predicted(one: State) -> list[Tensor]:
-        g = one.output(one.V)
-        return [-2 / len(g) * torch.einsum("n,nij->ij", g - one.y, S) for S in jacobian(one).values()]
+        g = said(one)
+        return [-2 / len(g) * torch.einsum("n,nij->ij", g - one.y, S) for S in by_hand(one).values()]
 
     down = lambda one: [-d for d in gradient(lambda W: over((one.output(W) - one.y).square()))(one.V).values()]
     return equal(
@@ -130,7 +130,7 @@ def gradients_scale_with_lengths(case, spread=0.0):
     lengths = lambda one: [0.6 + 0.4 * k for k in range(len(one.V))]
     grown = lambda one: {n: r * V for r, (n, V) in zip(lengths(one), one.V.items(), strict=True)}
     scaled = lambda one: [
-        math.prod(lengths(one)) / r * S for r, S in zip(lengths(one), runs.by_hand(one).values(), strict=True)
+        math.prod(lengths(one)) / r * S for r, S in zip(lengths(one), by_hand(one).values(), strict=True)
     ]
     return equal(
         measured=lambda: [S for one in states(case, spread) for S in jacobian(one, grown(one)).values()],
@@ -151,7 +151,7 @@ def only_the_last_length_moves(case, top=-1, lower=1.0):
         return {n: (RHO if n == last else 1.0) * (lower if n == first else 1.0) * V for n, V in one.V.items()}
 
     def predicted(one: State) -> list[Tensor]:
-        S = list(runs.by_hand(one).values())
+        S = list(by_hand(one).values())
         return [RHO * D for D in S[:-1]] + [S[top][:, :1]]
 
     some = lambda: runs.square_states(case)
@@ -297,7 +297,7 @@ def rho_relaxes(case, over=torch.sum):
 
     Control: the loss averaged over samples.
     """
-    forms = lambda one: [form(one.output(one.V), one.y) for form in (first_form, second_form)]
+    forms = lambda one: [form(said(one), one.y) for form in (first_form, second_form)]
     return equal(
         measured=lambda: [length_rate(one, over).expand(2) for one in states(case)],
         predicted=lambda: [torch.stack(forms(one)) for one in states(case)],
@@ -310,14 +310,14 @@ def it_is_equation_five(case, form=first_form):
     """The equation that decay changes is (5), repeated as (30). Printed: (7), which is its equilibrium.  B E.1"""
     return equal(
         measured=lambda: [length_rate(one) for one in states(case)],
-        predicted=lambda: [form(one.output(one.V), one.y) for one in states(case)],
+        predicted=lambda: [form(said(one), one.y) for one in states(case)],
         bound=BOUND, reason=ROUNDING,
     )  # fmt: skip
 
 
 def multiplier(one: State) -> Tensor:
     """The paper's nu."""
-    f = one.output(one.V)
+    f = said(one)
     return -(RHO**2 * f**2 - RHO * one.y * f).sum()
 
 
@@ -352,7 +352,7 @@ def lagrangian_is_weight_normalisation(case, trained=last_gain, spread=0.0):
     """
 
     def lagrangian(one: State) -> list[Tensor]:
-        f, nu, move = one.output(one.V), multiplier(one), pulled(one)
+        f, nu, move = said(one), multiplier(one), pulled(one)
         return [-2 * ((RHO * f - one.y) * f).sum()] + [move[n] - 2 * nu * V for n, V in one.V.items()]
 
     return equal(
@@ -367,11 +367,11 @@ def directions_move(case, spread=0.0):
     """The flow of V_k is 2 rho sum (rho f - y)(V_k f - df/dV_k), at a right angle to V_k. Control: biases.  B (6)"""
 
     def law(one: State) -> dict[str, Tensor]:
-        f = one.output(one.V)
+        f = said(one)
         ell = RHO * f - one.y
         return {
             n: 2 * RHO * torch.einsum("n,nij->ij", ell, f[:, None, None] * one.V[n] - S)
-            for n, S in jacobian(one).items()
+            for n, S in by_hand(one).items()
         }
 
     along = lambda one: torch.stack([(one.V[n] * v).sum() / v.norm() for n, v in law(one).items()])
@@ -419,7 +419,7 @@ def middle_of_the_chain(case, twice=1.0):
 
     Printed: a factor two on the second term.
     """
-    lift = lambda one: (RHO * one.output(one.V) * (RHO * one.output(one.V) - one.y)).sum()
+    lift = lambda one: (RHO * said(one) * (RHO * said(one) - one.y)).sum()
     return equal(
         measured=lambda: [v for one in states(case) for v in runs.on_the_sphere(one)],
         predicted=lambda: [
@@ -436,7 +436,7 @@ def middle_of_the_chain(case, twice=1.0):
 def decay_restores_the_norms(case, decay=0.1, origin=False, shift=0.0):
     """Without decay an interpolating point is at rest whatever its norms; with any, layers at rest have norm one.
 
-    Interpolating points by construction, and flows of (5) and (6) from layers of norms 1.2 and 1.1 to time 200.
+    Interpolating points by construction, and flows of (5) and (6) from layers of norms 1.2 and 1.1 to time 100.
     Printed: also those at rho = 0. Control: no decay; labels that are not interpolated.  B 2.3
     """
     return together(
@@ -447,7 +447,7 @@ def decay_restores_the_norms(case, decay=0.1, origin=False, shift=0.0):
         effective=equal(
             measured=lambda: [runs.off_sphere(case, k, decay, origin)["defect"][-1] + 1 for k in range(2)],
             predicted=lambda: [torch.ones(2) for _ in range(2)],
-            bound=1e-6, reason="what is left of the defect at time 200; 2 networks",
+            bound=1e-6, reason="what is left of the defect at time 100; 2 networks",
         ),
     )  # fmt: skip
 
