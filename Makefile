@@ -45,7 +45,7 @@ audit: environment ## the probes of claims that are functions, where they are st
 bars: environment ## how near pages are to essays: lines, code, cells, first figure (PAGE=... for one)
 	@$(BUILD) bars $(if $(PAGE),$(call quoted,$(PAGE))) $(OPTIONS)
 
-counterexample: environment ## one claim as a short program: written, run, beside the published verdict: CLAIM=B-eq24
+counterexample: environment ## one claim as a short program: written, run, beside the published verdict: CLAIM=C-prop4.3
 	@$(BUILD) counterexample $(call quoted,$(CLAIM)) $(OPTIONS)
 
 counterexamples: environment ## those of all errata; fails if one does not give what is published (takes an hour)

@@ -183,7 +183,7 @@ def test_cards_are_closed_to_a_line_and_formulas_fit(tab, host, name):
         assert cut == [], size
 
 
-CLAIM_PAGES = sorted(page.stem for page in (SITE / "claims").glob("[EO]-*.html"))[::9] + ["A-thm1", "B-eq24"]
+CLAIM_PAGES = sorted(page.stem for page in (SITE / "claims").glob("[EO]-*.html"))[::9] + ["A-thm1", "C-prop4.3"]
 
 
 @pytest.mark.parametrize("claim", CLAIM_PAGES)

@@ -267,11 +267,11 @@ def command(*words):
 
 
 def test_the_command_shows_both_sides():
-    result = command("counterexample", "B-lem3")
+    result = command("counterexample", "C-prop4.3")
     assert result.returncode == 0, result.stderr
-    assert "B-lem3 as printed: " in result.stdout and "What is right: " in result.stdout
+    assert "C-prop4.3 as printed: " in result.stdout and "What is right: " in result.stdout
     yours, published = (line.split() for line in result.stdout.splitlines() if line.startswith(("yours", "published")))
-    assert yours[-1] == published[-1] == RECORDED["B-lem3"]["verdict"] and yours[2] == published[2]
+    assert yours[-1] == published[-1] == RECORDED["C-prop4.3"]["verdict"] and yours[2] == published[2]
 
 
 def test_the_command_says_what_a_claim_can_be():
