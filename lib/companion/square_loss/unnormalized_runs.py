@@ -148,6 +148,14 @@ def images(case: Case) -> tuple[Tensor, Tensor]:
     return pair.inputs.double(), 2.0 * pair.labels.double() - 1
 
 
+def outputs(W: list[Tensor], X: Tensor) -> Tensor:
+    """Of ReLU networks side by side, whose layers are stacked along the first axis: (draw, sample)."""
+    H = X
+    for layer in W[:-1]:
+        H = (H @ layer.mT).relu()
+    return (H @ W[-1].mT)[..., 0]
+
+
 @shared
 def trained(case: Case, size: float, step: float, steps: int, decay: float = 0.0, momentum: float = 0.9,
             depth: int = DEPTH, every: int = 10) -> Trained:  # fmt: skip
@@ -160,7 +168,7 @@ def trained(case: Case, size: float, step: float, steps: int, decay: float = 0.0
     optimizer = torch.optim.SGD(W, lr=step, momentum=momentum, weight_decay=decay)
     rho, losses, kept = [], [], []
     for k in range(steps + 1):
-        margins = y * mlp(W, X.expand(DRAWS, -1, -1))[..., 0]
+        margins = y * outputs(W, X)
         loss = (margins - 1).square().mean(1)
         if k % every == 0:
             rho.append(torch.stack([w.detach().flatten(1).norm(dim=1) for w in W]).prod(0))
