@@ -9,7 +9,7 @@ from torch import Tensor
 from claimbook.evidence import at_most, claim, counterexample, equal, together
 from companion.normalization_geometry import model_runs as runs
 from companion.normalization_geometry.model_runs import Backward, stored
-from companion.normalization_geometry.normalised_units import WeightNormalised, averaged, layers, weight_normalised
+from companion.normalization_geometry.normalised_units import OVER, WeightNormalised, layers, weight_normalised
 from normdyn.networks.normalizers import batch_norm, layer_norm, normalize, normalize_backward
 
 USUAL = 1e-5  # torch's epsilon
@@ -39,13 +39,13 @@ def unit_over_the_batch(case, variance=shrunk, centred=True):
     some = lambda: [(kind, *pair) for kind in BATCH for pair in runs.normalised(case, kind, 0.1, centred)]
     return together(
         mean=equal(
-            measured=lambda: [hat.mean(averaged(kind)) for kind, _, hat in some()],
+            measured=lambda: [hat.mean(OVER[kind]) for kind, _, hat in some()],
             predicted=lambda: [0.0 for _ in some()], scale=lambda: [1.0 for _ in some()],
             bound=1e-12, reason="rounding; signals of five sizes without and with space, epsilon = 0.1",
         ),
         variance=equal(
-            measured=lambda: [hat.var(averaged(kind), correction=0) for kind, _, hat in some()],
-            predicted=lambda: [variance(z.var(averaged(kind), correction=0), 0.1) for kind, z, _ in some()],
+            measured=lambda: [hat.var(OVER[kind], correction=0) for kind, _, hat in some()],
+            predicted=lambda: [variance(z.var(OVER[kind], correction=0), 0.1) for kind, z, _ in some()],
             bound=1e-12, reason="rounding; signals of five sizes without and with space, epsilon = 0.1",
         ),
     )  # fmt: skip
@@ -53,7 +53,7 @@ def unit_over_the_batch(case, variance=shrunk, centred=True):
 
 def alone(z: Tensor, kind: str) -> Tensor:
     """Each sample normalised in a batch of its own."""
-    return torch.cat([normalize(one[None], averaged(kind), epsilon=0.1) for one in z])
+    return torch.cat([normalize(one[None], OVER[kind], epsilon=0.1) for one in z])
 
 
 @claim(
@@ -67,13 +67,13 @@ def unit_over_the_layer(case, variance=shrunk, centred=True, kinds=LAYER):
     some = lambda: [(kind, *pair) for kind in kinds for pair in runs.normalised(case, kind, 0.1, centred)]
     return together(
         mean=equal(
-            measured=lambda: [hat.mean(averaged(kind)) for kind, _, hat in some()],
+            measured=lambda: [hat.mean(OVER[kind]) for kind, _, hat in some()],
             predicted=lambda: [0.0 for _ in some()], scale=lambda: [1.0 for _ in some()],
             bound=1e-12, reason="rounding; signals of five sizes, LN and instance normalisation, epsilon = 0.1",
         ),
         variance=equal(
-            measured=lambda: [hat.var(averaged(kind), correction=0) for kind, _, hat in some()],
-            predicted=lambda: [variance(z.var(averaged(kind), correction=0), 0.1) for kind, z, _ in some()],
+            measured=lambda: [hat.var(OVER[kind], correction=0) for kind, _, hat in some()],
+            predicted=lambda: [variance(z.var(OVER[kind], correction=0), 0.1) for kind, z, _ in some()],
             bound=1e-12, reason="rounding; signals of five sizes, LN and instance normalisation, epsilon = 0.1",
         ),
         alone=equal(
@@ -124,11 +124,10 @@ def biases_do_not_matter(case, normalizer=batch_norm):
 
     On a batch and on its halves. Control: stored statistics.
     """
-    outputs = lambda d: [f for e in SMOOTH for f in runs.moved(case, offset=d, normalizer=normalizer, epsilon=e)]
     return together(
         outputs=equal(
-            measured=lambda: outputs(5.0),
-            predicted=lambda: outputs(0.0),
+            measured=lambda: [f for e in SMOOTH for f in runs.moved(case, "ones", 5.0, 1, False, normalizer, e)],
+            predicted=lambda: [f for e in SMOOTH for f in runs.by_torch(case, normalizer, e)],
             bound=1e-11, reason="rounding; 5 networks, random offsets five times the weights, epsilon 0 and 0.1",
         ),
         slopes=equal(
@@ -165,7 +164,7 @@ def negative_factors_flip(case, flipped=about_shift, gain=-1.0):
         network=equal(
             measured=lambda: [*runs.moved(case, "-ones", gain=gain, epsilon=0.1),
                               *runs.moved(case, "-spread", gain=gain)],
-            predicted=lambda: [*runs.moved(case, epsilon=0.1), *runs.moved(case)],
+            predicted=lambda: [*runs.by_torch(case, epsilon=0.1), *runs.by_torch(case)],
             bound=1e-10, reason="rounding; 5 networks, factors from -1e-3 to -1e3 at epsilon zero, -1 at 0.1",
         ),
     )  # fmt: skip
@@ -179,7 +178,7 @@ def each_unit_has_its_own_scale(case, normalizer=batch_norm, undo=False, epsilon
     """
     return equal(
         measured=lambda: runs.moved(case, "spread", undo=undo, normalizer=normalizer, epsilon=epsilon),
-        predicted=lambda: runs.moved(case, normalizer=normalizer, epsilon=epsilon),
+        predicted=lambda: runs.by_torch(case, normalizer, epsilon),
         bound=1e-10, reason="rounding at factors from 1e-3 to 1e3 for six units; 5 networks",
     )  # fmt: skip
 
@@ -189,11 +188,11 @@ def each_unit_has_its_own_scale(case, normalizer=batch_norm, undo=False, epsilon
 
 def by_formula(one: Backward, kind: str, epsilon: float) -> Tensor:
     """The bracket of equation (1), of gains times the gradient above."""
-    return normalize_backward(one.z, one.gain * one.above, averaged(kind), epsilon=epsilon)
+    return normalize_backward(one.z, one.gain * one.above, OVER[kind], epsilon=epsilon)
 
 
 def without_gains(one: Backward, kind: str, epsilon: float) -> Tensor:
-    return normalize_backward(one.z, one.above, averaged(kind), epsilon=epsilon)
+    return normalize_backward(one.z, one.above, OVER[kind], epsilon=epsilon)
 
 
 @claim("C-eq1", printed={"formula": without_gains}, control={"constants": True})
@@ -218,7 +217,7 @@ def gradients_sum_to_zero(case, constants=False):
     """
     some = lambda: [(kind, one) for kind in BATCH for e in SMOOTH for one in runs.backward(case, kind, e, constants)]
     return equal(
-        measured=lambda: [one.below.sum(averaged(kind)) for kind, one in some()],
+        measured=lambda: [one.below.sum(OVER[kind]) for kind, one in some()],
         predicted=lambda: [0.0 for _ in some()],
         scale=lambda: [one.below.abs().sum() / one.below.shape[1] for _, one in some()],
         bound=1e-13, reason=f"{ROUNDING}, batches without and with space, epsilon 0 and 0.1",
@@ -226,12 +225,12 @@ def gradients_sum_to_zero(case, constants=False):
 
 
 def gains_in_front(one: Backward, kind: str, epsilon: float) -> Tensor:
-    return one.gain * normalize_backward(one.z, one.above, averaged(kind), epsilon=epsilon)
+    return one.gain * normalize_backward(one.z, one.above, OVER[kind], epsilon=epsilon)
 
 
 def index_in_the_sum(one: Backward, kind: str, epsilon: float) -> Tensor:
     """The printed formula with its loose index taken into the last sum, and gains."""
-    over, g = averaged(kind), one.gain * one.above
+    over, g = OVER[kind], one.gain * one.above
     hat, s = normalize(one.z, over, epsilon=epsilon), (one.z.var(over, correction=0, keepdim=True) + epsilon).sqrt()
     return (g - g.mean(over, keepdim=True) - (g * hat.square()).mean(over, keepdim=True)) / s
 
@@ -346,27 +345,22 @@ def diagonal(one: WeightNormalised, h: Tensor) -> Tensor:
     return (one.gain / one.v.norm() - one.gain * one.v.square() / one.v.norm() ** 3) * h
 
 
-def partials(one: WeightNormalised, layer) -> tuple[Tensor, Tensor]:
-    """Slopes in v and g of the loss at a layer's weights."""
-    return torch.func.grad(lambda v, gain: one.loss(layer(one, v, gain)), (0, 1))(one.v, one.gain)
-
-
 @claim("C-wn-partials", printed={"jacobian": diagonal}, control={"layer": not_normalised})
 def chain_rule(case, jacobian=whole_jacobian, layer=weight_normalisation):
     """dL/dv = g/|v| (I - v v'/|v|^2) dL/dw, for every w_j depends on v_k; dL/dg = v' dL/dw/|v|.  C 3.2
 
     Printed: the diagonal of the matrix. Control: w = g v.
     """
-    every, slope = lambda: weight_normalised(case), lambda one: torch.func.grad(one.loss)(layer(one, one.v, one.gain))
+    every = lambda: zip(weight_normalised(case), runs.seen_slopes(case, layer), strict=True)
     return together(
         raw=equal(
-            measured=lambda: [partials(one, layer)[0] for one in every()],
-            predicted=lambda: [jacobian(one, slope(one)) for one in every()],
+            measured=lambda: [raw for raw, _ in runs.partials(case, layer)],
+            predicted=lambda: [jacobian(one, h) for one, h in every()],
             bound=1e-12, reason=ROUNDING,
         ),
         gain=equal(
-            measured=lambda: [partials(one, layer)[1] for one in every()],
-            predicted=lambda: [one.v @ slope(one) / one.v.norm() for one in every()],
+            measured=lambda: [gain for _, gain in runs.partials(case, layer)],
+            predicted=lambda: [one.v @ h / one.v.norm() for one, h in every()],
             bound=1e-12, reason=ROUNDING,
         ),
     )  # fmt: skip
@@ -378,18 +372,18 @@ def gradient_is_not_parallel(case, layer=weight_normalisation):
 
     Control: weights of which only the length of v is used.
     """
-    every = lambda: weight_normalised(case)
+    raw = lambda: [slope for slope, _ in runs.partials(case, layer)]
+    every = lambda: zip(weight_normalised(case), raw(), runs.seen_slopes(case, layer), strict=True)
     across = lambda v, g: g - v * (v @ g) / v.square().sum()
     ray = lambda one: torch.func.jvp(lambda v: one.loss(layer(one, v, one.gain)), (one.v,), (one.v / one.v.norm(),))[1]
-    size = lambda one: whole_jacobian(one, torch.func.grad(one.loss)(layer(one, one.v, one.gain))).norm()
     return counterexample(
         equal(
-            measured=lambda: [across(one.v, partials(one, layer)[0]).norm() for one in every()],
-            predicted=lambda: [0.0 for _ in every()],
-            scale=lambda: [partials(one, layer)[0].norm() for one in every()],
+            measured=lambda: [across(one.v, slope).norm() for one, slope, _ in every()],
+            predicted=lambda: [0.0 for _ in every()], scale=lambda: [slope.norm() for slope in raw()],
             bound=1e-11, reason=ROUNDING,
         ),
-        exact=lambda: torch.stack([(1 - (ray(one) / size(one)) ** 2).sqrt() for one in every()]).min(),
+        exact=lambda: torch.stack([(1 - (ray(one) / whole_jacobian(one, h).norm()) ** 2).sqrt()
+                                   for one, _, h in every()]).min(),
     )  # fmt: skip
 
 

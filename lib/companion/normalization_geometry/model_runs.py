@@ -5,22 +5,25 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from claimbook.evidence import Case, shared
 from companion.normalization_geometry.normalised_units import (
+    OVER,
     NormalisedNetwork,
-    averaged,
+    WeightNormalised,
     layers,
     networks,
     units,
     upper_loss,
+    weight_normalised,
 )
 from companion.theory_iii.hidden_complexity_control_runs import normal
 from normdyn.measures.curvature import flatten, hessian
 from normdyn.motion.flows import gradient_flow, integrate
 from normdyn.networks.losses import square_loss
-from normdyn.networks.normalizers import Normalizer, batch_norm, normalize
+from normdyn.networks.normalizers import Normalizer, batch_norm, layer_norm, normalize
 
 SIZES = (0.1, 0.3, 1.0, 3.0, 10.0)
 GROWTHS = (1.0, 1e3, 1e6, 1e9, 1e12)
@@ -50,7 +53,7 @@ def normalised(case: Case, kind: str, epsilon: float, centred: bool = True) -> l
     found = []
     for one, size in zip(layers(case, kind, epsilon), SIZES, strict=True):
         z = size * one.z + 3
-        found.append((z, one.hat(z) if centred else root_mean_square(z, averaged(kind), epsilon)))
+        found.append((z, one.hat(z) if centred else root_mean_square(z, OVER[kind], epsilon)))
     return found
 
 
@@ -114,6 +117,24 @@ def moved(
 
 
 @shared
+def by_torch(case: Case, normalizer: Normalizer = batch_norm, epsilon: float = 0.0) -> list[Tensor]:
+    """Outputs of the networks as they were drawn, by torch's own functions, which want an epsilon above zero."""
+    functions: dict[Normalizer, Normalizer] = {
+        batch_norm: lambda z: F.batch_norm(z, None, None, training=True, eps=epsilon or 1e-300),
+        stored: lambda z: F.batch_norm(z, 0 * z[0], 0 * z[0] + 1, training=False, eps=epsilon),
+        layer_norm: lambda z: F.layer_norm(z, z.shape[1:], eps=epsilon),
+    }
+    found = []
+    for one in networks(case):
+        H, last = one.X, len(one.weights) - 1
+        for l, (W, b) in enumerate(zip(one.weights, one.biases, strict=True)):
+            H = F.linear(H, W, b)
+            H = F.relu(one.gains[l] * functions[normalizer](H) + one.shifts[l]) if l < last else H
+        found.append(H)
+    return found
+
+
+@shared
 def first_slopes(case: Case, normalizer: Normalizer) -> list[tuple[Tensor, Tensor]]:
     """Slopes of the square loss in weights and biases of the first layer: on the batch, and on its two halves."""
     found = []
@@ -162,7 +183,7 @@ def backward(case: Case, kind: str, epsilon: float, constants: bool = False, fac
     found = []
     for one in layers(case, kind, epsilon):
         size = factor ** (torch.arange(len(one.z)).remainder(3) / 2).double().reshape(-1, *[1] * (one.z.ndim - 1))
-        z, over = size * one.z, averaged(kind)
+        z, over = size * one.z, OVER[kind]
         if constants:
             mean, s = z.mean(over, keepdim=True), (z.var(over, correction=0, keepdim=True) + epsilon).sqrt()
             act = lambda z, one=one, mean=mean, s=s: one.gain * (z - mean) / s + one.shift
@@ -172,6 +193,24 @@ def backward(case: Case, kind: str, epsilon: float, constants: bool = False, fac
             above, below = replace(one, z=z).slopes()
         found.append(Backward(z, one.gain, above, below))
     return found
+
+
+# Weight normalisation
+
+Seen = Callable[[WeightNormalised, Tensor, Tensor], Tensor]
+
+
+@shared
+def partials(case: Case, layer: Seen) -> list[tuple[Tensor, Tensor]]:
+    """Slopes in v and g of five losses at a layer's weights."""
+    both = lambda one: torch.func.grad(lambda v, gain: one.loss(layer(one, v, gain)), (0, 1))(one.v, one.gain)
+    return [both(one) for one in weight_normalised(case)]
+
+
+@shared
+def seen_slopes(case: Case, layer: Seen) -> list[Tensor]:
+    """Slopes of the same losses in the weights themselves."""
+    return [torch.func.grad(one.loss)(layer(one, one.v, one.gain)) for one in weight_normalised(case)]
 
 
 # Second derivatives

@@ -30,6 +30,9 @@ def upper_loss(case: Case, role: str, *shape: int) -> Loss:
     return lambda a: (torch.sin(a * R) * a.roll(1, 0)).sum() + (a * S).sum().tanh() + (a * a.roll(1, 1)).mean().cosh()
 
 
+OVER = {kind: averaged(kind) for kind in SHAPES}
+
+
 @dataclass(frozen=True)
 class NormalisedLayer:
     """Signals before a normalisation, gains after it, and the loss above; ``gain`` has the signals' axes."""
