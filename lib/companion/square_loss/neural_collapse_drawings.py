@@ -82,12 +82,12 @@ def draw_private(case: Case) -> None:
 
 
 def draw_depth(case: Case) -> None:
-    """Scatter on the four clusters under decay for one to three hidden layers, without normalisation and with it."""
+    """Scatter on the four clusters under decay with one and two hidden layers, without normalisation and with it."""
     level = runs.by_hand("private", 0.0)["NC1, scatter"]
     fig, panels = axes(1, 2, height=3.0, sharey=True)
     columns: dict[str, Tensor] = {}
     for ax, bn in zip(panels, (False, True), strict=True):
-        for hidden, color in zip((1, 2, 3) if not bn else (1, 2), (VERMILION, BLUE, GREEN), strict=False):
+        for hidden, color in zip((1, 2), (VERMILION, BLUE), strict=True):
             run = runs.descended(case, hidden, batch_norm=bn)
             values = run["variance_ratio"][:, 0, 0]
             ax.loglog(run["steps"], middle(values), color=color, label=f"{hidden} hidden")
@@ -133,8 +133,11 @@ def of_images() -> dict[str, str]:
 def of_depth(case: Case) -> dict[str, str]:
     """Scatter at the end of training on the four clusters, and what the global minimum foretells."""
     found = {"level": f"{runs.by_hand('private', 0.0)['NC1, scatter']:.2f}"}
-    for hidden in (1, 2, 3):
-        values = runs.descended(case, hidden)["variance_ratio"][-1, 0, 0]
-        found[f"hidden-{hidden}"] = f"{values.median().item():.1g}" if hidden > 1 else f"{values.median().item():.2f}"
-    normed = torch.cat([runs.descended(case, h, batch_norm=True)["variance_ratio"][-1, 0, 0] for h in (1, 2)])
-    return found | {"bn-least": f"{normed.min().item():.2f}", "bn-most": f"{normed.max().item():.1f}"}
+    for bn in (False, True):
+        for hidden in (1, 2):
+            run = runs.descended(case, hidden, batch_norm=bn)
+            values, name = run["variance_ratio"][-1, 0, 0], f"hidden-{hidden}{'-bn' * bn}"
+            found[name] = f"{values.median().item():.{4 if hidden == 2 and not bn else 2}f}"
+            found[f"{name}-range"] = f"{values.min().item():.2f} to {values.max().item():.2f}"
+            found[f"{name}-loss"] = f"{run['loss'][-1, 0, 0].median().item():.0e}"
+    return found
