@@ -92,21 +92,17 @@ def orthogonality_from_the_bracket(case, epsilon=0.0, second=True, third=True):
     Controls: the bracket without its term in the normalised values, and without the mean.
     """
 
-    def by_equation_one(one):
-        z = one.X @ one.w + one.b
-        s = (z.var(correction=0) + epsilon).sqrt()
-        hat = (z - z.mean()) / s
-        return (one.delta - second * one.delta.mean() - third * hat * (one.delta * hat).mean()) / s
+    bracket = lambda one: runs.by_equation_one(one, epsilon, second, third)
 
     def parameters(one):
-        slope = by_equation_one(one)
+        slope = bracket(one)
         return torch.cat([one.X.mT @ slope, slope.sum()[None]]), torch.cat([one.w, one.b[None]])
 
     some = lambda: runs.units(case)
     return together(
         shift=equal(
-            measured=lambda: [by_equation_one(one).sum() for one in some()], predicted=lambda: [0.0] * len(some()),
-            scale=lambda: [by_equation_one(one).norm() for one in some()],
+            measured=lambda: [bracket(one).sum() for one in some()], predicted=lambda: [0.0] * len(some()),
+            scale=lambda: [bracket(one).norm() for one in some()],
             bound=1e-13, reason="rounding of a sum of 20",
         ),
         scale=equal(
@@ -181,27 +177,26 @@ def one_sample_is_flat(case, samples=1):
 
     Control: a second sample.
     """
-    some = lambda: [(one.X[:samples], one.delta[:samples], one.w, one.X[2]) for one in runs.units(case)]
-    loss = lambda w, X, t: (X @ w - t).square().mean() / 2
-    across = lambda X, u: u - X[0] * (X[0] @ u) / (X[0] @ X[0])
+    some = lambda: runs.regressions(case, samples)
+    across = lambda x, u: u - x * (x @ u) / (x @ x)
     bound, reason = 1e-11, "rounding; 5 draws in 4 dimensions"
     return together(
         gradient=equal(
-            measured=lambda: [torch.func.grad(loss)(w, X, t) for X, t, w, _ in some()],
-            predicted=lambda: [(w @ X[0] - t[0]) * X[0] for X, t, w, _ in some()], bound=bound, reason=reason,
+            measured=lambda: [one.gradient for one in some()],
+            predicted=lambda: [(one.w @ one.X[0] - one.t[0]) * one.X[0] for one in some()], bound=bound, reason=reason,
         ),
         hessian=equal(
-            measured=lambda: [torch.func.hessian(loss)(w, X, t) for X, t, w, _ in some()],
-            predicted=lambda: [torch.outer(X[0], X[0]) for X, *_ in some()], bound=bound, reason=reason,
+            measured=lambda: [one.hessian for one in some()],
+            predicted=lambda: [torch.outer(one.X[0], one.X[0]) for one in some()], bound=bound, reason=reason,
         ),
         eigenvalues=equal(
-            measured=lambda: [torch.linalg.eigvalsh(torch.func.hessian(loss)(w, X, t)) for X, t, w, _ in some()],
-            predicted=lambda: [torch.cat([torch.zeros(3), (X[0] @ X[0])[None]]) for X, *_ in some()],
+            measured=lambda: [torch.linalg.eigvalsh(one.hessian) for one in some()],
+            predicted=lambda: [torch.cat([torch.zeros(3), (one.X[0] @ one.X[0])[None]]) for one in some()],
             bound=bound, reason=reason,
         ),
         moves=equal(
-            measured=lambda: [loss(w + 3 * across(X, u), X, t) for X, t, w, u in some()],
-            predicted=lambda: [loss(w, X, t) for X, t, w, _ in some()], bound=bound, reason=reason,
+            measured=lambda: [one.loss(one.w + 3 * across(one.X[0], one.other)) for one in some()],
+            predicted=lambda: [(one.w @ one.X[0] - one.t[0]) ** 2 / 2 for one in some()], bound=bound, reason=reason,
         ),
     )  # fmt: skip
 

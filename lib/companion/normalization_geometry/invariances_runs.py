@@ -138,19 +138,56 @@ def units(case: Case) -> list[Signals]:
     ]
 
 
+def by_equation_one(one: Signals, epsilon: float = 0.0, second: bool = True, third: bool = True) -> Tensor:
+    """The gradient in the signals by the bracket of equation (1), or without its second or third term."""
+    z = one.X @ one.w + one.b
+    s = (z.var(correction=0) + epsilon).sqrt()
+    hat = (z - z.mean()) / s
+    return (one.delta - second * one.delta.mean() - third * hat * (one.delta * hat).mean()) / s
+
+
+class Regression(NamedTuple):
+    """Samples and targets, a weight with another one, and the square loss with gradient and Hessian at the weight."""
+
+    X: Tensor
+    t: Tensor
+    w: Tensor
+    other: Tensor
+    loss: Callable[[Tensor], Tensor]
+    gradient: Tensor
+    hessian: Tensor
+
+
+@shared
+def regressions(case: Case, samples: int) -> list[Regression]:
+    """Linear regressions of four weights without normalisation."""
+    found = []
+    for one in units(case):
+        X, t = one.X[:samples], one.delta[:samples]
+        loss = lambda w, X=X, t=t: (X @ w - t).square().mean() / 2
+        slopes = torch.func.grad(loss)(one.w), torch.func.hessian(loss)(one.w)
+        found.append(Regression(X, t, one.w, one.X[2], loss, *slopes))
+    return found
+
+
+def row_tangents(one: Drawn, kind: str, epsilon: float) -> Tensor:
+    """How the outputs on all batches move when one row of the second layer is scaled, a row for each."""
+    every = lambda p: torch.cat([outputs(p, X, kind, epsilon) for X, _ in one.batches]).flatten()
+    tangents = []
+    for row in range(len(one.params["W1"])):
+        moved = {name: torch.zeros_like(p) for name, p in one.params.items()}
+        for name in ("W1", "b1"):
+            moved[name][row] = one.params[name][row]
+        tangents.append(torch.func.jvp(every, (one.params,), (moved,))[1])
+    return torch.stack(tangents)
+
+
 @shared
 def lost_row_scales(case: Case, kind: str, width: int, epsilon: float) -> list[Tensor]:
     """How many combinations of the scales of the second layer's rows do not move the outputs, of each network."""
     found = []
     for one in networks(case, (3, width, width, 2)):
-        every = lambda p, one=one: torch.cat([outputs(p, X, kind, epsilon) for X, _ in one.batches]).flatten()
-        tangents = []
-        for row in range(width):
-            moved = {name: torch.zeros_like(p) for name, p in one.params.items()}
-            for name in ("W1", "b1"):
-                moved[name][row] = one.params[name][row]
-            tangents.append(torch.func.jvp(every, (one.params,), (moved,))[1])
-        values = torch.linalg.svdvals(torch.stack(tangents))
+        values = torch.linalg.svdvals(row_tangents(one, kind, epsilon))
         found.append((values < 1e-9 * values[0].clamp_min(1e-9)).sum())
     return found
 
