@@ -23,9 +23,9 @@ from companion.normalization_geometry.derivations_runs import (
     solutions,
     units,
 )
-from companion.theory_iii.hidden_complexity_control_runs import normal
 from normdyn.measures import curvature
 from normdyn.networks.normalizers import normalize_curvature
+from normdyn.symmetry.polar import orthogonal_part
 
 ROUNDING = "rounding of automatic differentiation; 5 units on 7 samples of 3 inputs, epsilon 0 and 0.1"
 
@@ -428,11 +428,18 @@ def dimension_of_a_sphere(case, lost=1):
     Control: n dimensions, as section 4 counts when it calls this sphere S^n.
     """
     sizes = (2, 3, 7, 20)
-    points = lambda: [normal(case, f"C sphere {n} {k}", n) for n in sizes for k in range(5)]
-    direction = lambda w: w / w.norm()
+    points = lambda: [w for n in sizes for w in runs.directions(case, n)]
+    slope = lambda w: w.norm() * torch.func.jacrev(lambda w: w / w.norm())(w)
     ranks = lambda n: torch.cat([torch.ones(n - lost), torch.zeros(lost)]).double()
-    return equal(
-        measured=lambda: [torch.linalg.svdvals(w.norm() * torch.func.jacrev(direction)(w)) for w in points()],
-        predicted=lambda: [ranks(n) for n in sizes for _ in range(5)],
-        bound=1e-12, reason="rounding of singular values; n = 2, 3, 7, 20",
+    return together(
+        dimension=equal(
+            measured=lambda: [torch.linalg.svdvals(slope(w)) for w in points()],
+            predicted=lambda: [ranks(n) for n in sizes for _ in range(5)],
+            bound=1e-12, reason="rounding of singular values; n = 2, 3, 7, 20",
+        ),
+        tangent=equal(
+            measured=lambda: [slope(w)[:, 0] for w in points()],
+            predicted=lambda: [orthogonal_part(w, torch.eye(len(w), dtype=w.dtype)[0]) for w in points()],
+            bound=1e-12, reason="rounding of automatic differentiation",
+        ),
     )  # fmt: skip

@@ -242,3 +242,8 @@ def in_weight_space(
         for m, n in shapes
         for one in solutions(case, normaliser, m, n)
     ]
+
+
+@shared
+def directions(case: Case, n: int) -> list[Tensor]:
+    return [normal(case, f"C sphere {n} {k}", n) for k in range(5)]
