@@ -172,7 +172,8 @@ def one_batch_has_its_scales(case, batches=1):
 
     At epsilon = 0.3, factors 0.2 and 3. Control: three batches of different spread.  Ours
     """
-    exact, loose = (Architecture((3, 6, 2), "batch", "tanh", epsilon=e) for e in (0.0, 0.3))
+    block = lambda epsilon: Architecture((3, 6, 2), "batch", "tanh", epsilon=epsilon)
+    number = lambda epsilon: len(runs.space(case, block(epsilon), "batches", batches, 120 // batches).basis)
     return together(
         move=equal(
             measured=lambda: [f for c in (0.2, 3.0) for f in runs.compensated(case, batches, c)],
@@ -180,9 +181,7 @@ def one_batch_has_its_scales(case, batches=1):
             bound=1e-11, reason="rounding of a finite move; 3 networks",
         ),
         number=equal(
-            measured=lambda: [len(runs.space(case, loose, "batches", batches, 120 // batches).basis)],
-            predicted=lambda: [len(runs.space(case, exact, "batches", batches, 120 // batches).basis)],
-            bound=EXACT, reason=COUNT,
+            measured=lambda: [number(0.3)], predicted=lambda: [12], bound=EXACT, reason=COUNT,
         ),
     )  # fmt: skip
 

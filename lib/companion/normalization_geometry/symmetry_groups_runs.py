@@ -72,6 +72,7 @@ def free(case: Case, a: Architecture, names: str, role: str = "") -> int:
     return int((values < 1e-11).sum())
 
 
+@shared
 def panel() -> list[Architecture]:
     """Dense and convolutional blocks, one or two of them, ReLU and tanh, with and without gains, epsilon 0 and 0.3."""
     shapes = [((3, 6, 2), 0), ((3, 6, 6, 2), 0), ((2, 6, 2), 3)]
