@@ -163,6 +163,12 @@ def unit_start(length: float, kind: str, turn: float = 0.64) -> Params:
 
 
 @shared
+def unit_losses(kind: str) -> list[Tensor]:
+    """Losses at LENGTHS, the gain as it is for the normalised unit."""
+    return [unit_loss(kind)(unit_start(length, "batch")) for length in LENGTHS]
+
+
+@shared
 def norms_along_the_flow(case: Case, kind: str) -> list[Tensor]:
     """Norm of the weights at five instants, over that at the start; the clock runs with the squared norm."""
     turn = 0.5 + 0.5 * torch.rand((), generator=case.generator("C turn")).item()
@@ -202,6 +208,26 @@ def stacks(case: Case) -> list[Stack]:
         weights = layered_weights((5, 8, 8, 3), case.generator(f"C stack {k}"))
         p = {f"W{l}": W for l, W in enumerate(weights)} | {"b": normal(case, f"C stack {k} b", 3)}
         found.append(Stack(normal(case, f"C stack {k} X", 30, 5), torch.arange(30) % 3, p))
+    return found
+
+
+LOWER = ("W0", "W1")
+
+
+@shared
+def signals(case: Case, factor: float, above: str = "nothing") -> list[tuple[Tensor, Tensor]]:
+    """Features and logits, the last layer scaled; the logits may be normalised as well."""
+    return [(one.features(one.scaled(factor)), one.logits(one.scaled(factor), above)) for one in stacks(case)]
+
+
+@shared
+def updates(case: Case, factor: float) -> list[Params]:
+    """Gradients of the cross-entropy in the layers below, by automatic differentiation, the last layer scaled."""
+    found = []
+    for one in stacks(case):
+        p = one.scaled(factor)
+        loss = lambda q, one=one, p=p: cross_entropy(one.logits(p | q), one.labels)
+        found.append(torch.func.grad(loss)({name: p[name] for name in LOWER}))
     return found
 
 
@@ -264,19 +290,19 @@ class Fitted(NamedTuple):
     test: tuple[Tensor, Tensor]
 
 
-FIT = 0.02
+FIT, STEPS = 0.02, 300
 
 
 @shared
-def digits(case: Case) -> Fitted:
-    """A hundred digits, 300 steps of descent. Raises Unfinished if an error is left, or a mean loss above 0.02."""
+def digits(case: Case, steps: int = STEPS) -> Fitted:
+    """A hundred digits, steps of one half. Raises Unfinished if an error is left, or a mean loss above 0.02."""
     images = data.flatten(data.digits())
     order = torch.randperm(len(images.labels), generator=case.generator("C digits"))
     train, test = ((images.inputs[k], images.labels[k]) for k in (order[:100], order[100:900]))
     begin = {f"W{k}": W for k, W in enumerate(layered_weights((64, 24, 24, 10), case.generator("C digits start")))}
     output = lambda p: normalized_mlp([p[f"W{k}"] for k in range(3)], train[0])
     loss = lambda p: cross_entropy(output(p), train[1])
-    path = descend(gradient_flow(loss), begin, step=0.5, steps=300, every=300)
+    path = descend(gradient_flow(loss), begin, step=0.5, steps=steps, every=max(steps, 1))
     end = {name: W[-1] for name, W in path.items() if name != "times"}
     if not (loss(end) < FIT and bool((output(end).argmax(1) == train[1]).all())):
         raise Unfinished(f"the digits are not fitted: loss {loss(end):.3f}")
@@ -284,17 +310,17 @@ def digits(case: Case) -> Fitted:
 
 
 @shared
-def shrunken(case: Case, factor: float) -> list[Tensor]:
+def shrunken(case: Case, factor: float, steps: int = STEPS) -> list[Tensor]:
     """The weights of the fitted network, the first layer scaled."""
-    one = digits(case)
+    one = digits(case, steps)
     return [factor * one.weights[0], *one.weights[1:]]
 
 
 @shared
-def gap(case: Case, factor: float) -> float:
+def gap(case: Case, factor: float, steps: int = STEPS) -> float:
     """Errors on held-out digits less those on the training set."""
-    one = digits(case)
-    wrong = lambda X, y: (normalized_mlp(shrunken(case, factor), X).argmax(1) != y).double().mean().item()
+    one = digits(case, steps)
+    wrong = lambda X, y: (normalized_mlp(shrunken(case, factor, steps), X).argmax(1) != y).double().mean().item()
     return wrong(*one.test) - wrong(*one.train)
 
 
