@@ -38,7 +38,7 @@ def draw_norms(case: Case) -> None:
             columns[f"{title} {start:g} none"] = free.rho[:, k].log().mean(1).exp()
         ax.set(xlabel="epochs", title=title)
     panels[0].set(ylabel=r"$\rho$, all layers")
-    panels[0].legend(loc="center right", fontsize=8)
+    panels[0].legend(loc="lower right", fontsize=8)
     show_figure(fig, name="norm-forgets", data=columns)
 
 
