@@ -10,39 +10,24 @@ from torch import Tensor
 
 from claimbook.evidence import at_most, claim, counterexample, equal, together
 from companion.normalization_geometry import norm_conservation_runs as runs
-from companion.normalization_geometry.norm_conservation_runs import CLOCK, HIDDEN, Moved
+from companion.normalization_geometry.norm_conservation_runs import (
+    CLOCK,
+    HIDDEN,
+    bias_sums,
+    biases,
+    component,
+    layer_squares,
+    quadratic,
+    row_norms,
+    whole_squares,
+)
 
 USUAL = 1e-5  # epsilon as in common use
 FOLLOWED = "integrator's tolerance of 1e-10 a step, to time 1/2; two networks with two hidden layers, all of it trained"
 DECAY = 0.1
 
 
-def rows(path: dict[str, Tensor]) -> Tensor:
-    """Norms of all rows of hidden weights, times first."""
-    return torch.cat([path[name].norm(dim=2) for name in HIDDEN], 1)
-
-
-def layer_squares(path: dict[str, Tensor], biases: bool = True) -> Tensor:
-    """Squared norms of the hidden layers, times first."""
-    return torch.stack([path[f"W{l}"].square().sum((1, 2)) + biases * path[f"b{l}"].square().sum(1) for l in (0, 1)], 1)
-
-
-def start_of(values: Tensor) -> Tensor:
-    """The first entry at all later times."""
-    return values[:1].expand_as(values[1:])
-
-
 # Symmetry and conservation
-
-
-def quadratic(one: Moved) -> Tensor:
-    """Half of it has the tangent for a gradient, where the generator is symmetric."""
-    return (one.theta * one.tangent()).sum(1) if one.generator.ndim == 2 else one.theta @ one.generator
-
-
-def component(one: Moved) -> Tensor:
-    """Component along the direction that is invariant at the start."""
-    return one.theta @ one.tangent()[0]
 
 
 @claim("C-conservation-principle", printed={"charge": component}, control={"kept": False})
@@ -51,28 +36,23 @@ def symmetries_conserve(case, charge=quadratic, kept=True):
 
     Printed: the component along the direction that is invariant at the start. Control: the symmetry is broken.
     """
-    shifts = lambda: runs.symmetric(case, False, kept)
-    scales = lambda: runs.symmetric(case, True, kept)
-    size = lambda one: one.theta[0].norm() * one.tangent()[0].norm()
+    some = lambda linear: runs.charges(case, charge, linear, kept)
+
+    def part(linear: bool):
+        return equal(
+            measured=lambda: [one.later for one in some(linear)], predicted=lambda: [one.first for one in some(linear)],
+            scale=lambda: [one.size for one in some(linear)], bound=1e-8, reason=FOLLOWED,
+        )  # fmt: skip
+
     return together(
         no_force=equal(
-            measured=lambda: [(one.force * one.tangent()).sum(1) for one in (*shifts(), *scales())],
+            measured=lambda: [product for product, _ in runs.pushes(case, kept)],
             predicted=lambda: [torch.zeros(len(CLOCK))] * 10,
-            scale=lambda: [one.force.norm(dim=1) * one.tangent().norm(dim=1) for one in (*shifts(), *scales())],
+            scale=lambda: [size for _, size in runs.pushes(case, kept)],
             bound=1e-10, reason="rounding of automatic differentiation; two networks, three scales and two shifts each",
         ),
-        shifts=equal(
-            measured=lambda: [charge(one)[1:] for one in shifts()],
-            predicted=lambda: [start_of(charge(one)) for one in shifts()],
-            scale=lambda: [size(one) for one in shifts()],
-            bound=1e-8, reason=FOLLOWED,
-        ),
-        scales=equal(
-            measured=lambda: [charge(one)[1:] for one in scales()],
-            predicted=lambda: [start_of(charge(one)) for one in scales()],
-            scale=lambda: [size(one) for one in scales()],
-            bound=1e-8, reason=FOLLOWED,
-        ),
+        shifts=part(False),
+        scales=part(True),
     )  # fmt: skip
 
 
@@ -104,29 +84,27 @@ def rows_keep_their_norms(case, kind="batch", epsilon=0.0):
     Printed: epsilon = 1e-5. Controls: no normalisation; stored statistics.
     """
     return equal(
-        measured=lambda: [rows(path)[1:] for path in runs.followed(case, kind, epsilon)],
-        predicted=lambda: [start_of(rows(path)) for path in runs.followed(case, kind, epsilon)],
+        measured=lambda: [one.later for one in runs.kept(case, row_norms, kind, epsilon)],
+        predicted=lambda: [one.first for one in runs.kept(case, row_norms, kind, epsilon)],
         each=True, bound=1e-8, reason=FOLLOWED,
     )  # fmt: skip
 
 
-@claim("C-lem5.1-ln", printed={"biases": False, "epsilon": USUAL}, control={"kind": "none"})
-def layers_keep_their_norms(case, biases=True, kind="layer", epsilon=0.0):
+@claim("C-lem5.1-ln", printed={"with_biases": False, "epsilon": USUAL}, control={"kind": "none"})
+def layers_keep_their_norms(case, with_biases=True, kind="layer", epsilon=0.0):
     """Below layer normalisation |W|^2 + |b|^2 is kept, and |W| itself where the layer has no biases.  C after Lemma 5.1
 
     Printed: |W| alone, and epsilon = 1e-5. Control: no normalisation.
     """
-    both = lambda: runs.followed(case, kind, epsilon)
-    bare = lambda: runs.followed(case, kind, epsilon, biased=False)
+    both = lambda: runs.kept(case, whole_squares if with_biases else layer_squares, kind, epsilon)
+    bare = lambda: runs.kept(case, layer_squares, kind, epsilon, biased=False)
     return together(
         with_biases=equal(
-            measured=lambda: [layer_squares(path, biases)[1:] for path in both()],
-            predicted=lambda: [start_of(layer_squares(path, biases)) for path in both()],
+            measured=lambda: [one.later for one in both()], predicted=lambda: [one.first for one in both()],
             bound=1e-8, reason=FOLLOWED,
         ),
         without=equal(
-            measured=lambda: [layer_squares(path, False)[1:] for path in bare()],
-            predicted=lambda: [start_of(layer_squares(path, False)) for path in bare()],
+            measured=lambda: [one.later for one in bare()], predicted=lambda: [one.first for one in bare()],
             bound=1e-8, reason=FOLLOWED,
         ),
     )  # fmt: skip
@@ -141,8 +119,8 @@ def length_of_v_is_kept(case, share=0.0, decay=0.0):
     along = lambda path, slope: (path["v"][0] * slope["v"]).sum(1) + share * path["g"][0] * slope["g"]
     return together(
         length=equal(
-            measured=lambda: [path["v"].norm(dim=2)[1:] for path, _ in runs.weight_normalised(case, decay)],
-            predicted=lambda: [start_of(path["v"].norm(dim=2)) for path, _ in runs.weight_normalised(case, decay)],
+            measured=lambda: [one.later for one in runs.kept_lengths(case, decay)],
+            predicted=lambda: [one.first for one in runs.kept_lengths(case, decay)],
             bound=1e-8, reason="integrator's tolerance of 1e-10 a step, to time 1/2; two networks of four units",
         ),
         ground=equal(
@@ -160,18 +138,16 @@ def common_shift_is_kept(case, normalised=True):
 
     With epsilon = 1e-5, as shifts do not feel it. Control: no normalisation.
     """
-    paths = lambda kind: runs.followed(case, kind if normalised else "none", USUAL)
-    sums = lambda path: torch.stack([path[f"b{l}"].sum(1) for l in (0, 1)], 1)
-    each = lambda path: torch.cat([path[f"b{l}"] for l in (0, 1)], 1)
+    some = lambda of, kind: runs.kept(case, of, kind if normalised else "none", USUAL)
     return together(
         layer=equal(
-            measured=lambda: [sums(path)[1:] for path in paths("layer")],
-            predicted=lambda: [start_of(sums(path)) for path in paths("layer")],
+            measured=lambda: [one.later for one in some(bias_sums, "layer")],
+            predicted=lambda: [one.first for one in some(bias_sums, "layer")],
             bound=1e-8, reason=FOLLOWED,
         ),
         batch=equal(
-            measured=lambda: [each(path)[1:] for path in paths("batch")],
-            predicted=lambda: [start_of(each(path)) for path in paths("batch")],
+            measured=lambda: [one.later for one in some(biases, "batch")],
+            predicted=lambda: [one.first for one in some(biases, "batch")],
             bound=1e-8, reason=FOLLOWED,
         ),
     )  # fmt: skip
@@ -288,7 +264,7 @@ def squares_decay_at_twice_the_rate(case, rate=2.0, kind="batch"):
     path = lambda: [p for p, _ in runs.hidden_only(case, kind, None, DECAY, when)]
     falls = lambda: torch.exp(-rate * DECAY * torch.tensor(when[1:], dtype=torch.float64))[:, None]
     return equal(
-        measured=lambda: [rows(p)[1:].square() / rows(p)[:1].square() for p in path()],
+        measured=lambda: [row_norms(p)[1:].square() / row_norms(p)[:1].square() for p in path()],
         predicted=lambda: [falls().expand(-1, 12)] * runs.COUNT,
         bound=1e-8, reason="integrator's tolerance of 1e-10 a step; rows of two networks",
     )  # fmt: skip

@@ -63,6 +63,55 @@ def weight_normalised(case: Case, decay: float = 0.0) -> list[tuple[Params, Para
     return found
 
 
+def row_norms(path: Params) -> Tensor:
+    """Norms of all rows of hidden weights, times first."""
+    return torch.cat([path[name].norm(dim=2) for name in HIDDEN], 1)
+
+
+def layer_squares(path: Params) -> Tensor:
+    """Squared norms of the weights of hidden layers, times first."""
+    return torch.stack([path[name].square().sum((1, 2)) for name in HIDDEN], 1)
+
+
+def whole_squares(path: Params) -> Tensor:
+    """The same with their biases."""
+    return layer_squares(path) + torch.stack([path[f"b{l}"].square().sum(1) for l in (0, 1)], 1)
+
+
+def bias_sums(path: Params) -> Tensor:
+    return torch.stack([path[f"b{l}"].sum(1) for l in (0, 1)], 1)
+
+
+def biases(path: Params) -> Tensor:
+    return torch.cat([path[f"b{l}"] for l in (0, 1)], 1)
+
+
+class Kept(NamedTuple):
+    """What a quantity is at the start, and later, one row a time; and its scale."""
+
+    first: Tensor
+    later: Tensor
+    size: Tensor
+
+
+def _kept(values: Tensor, size: Tensor | None = None) -> Kept:
+    return Kept(values[:1].expand_as(values[1:]), values[1:], values[0].abs() if size is None else size)
+
+
+@shared
+def kept(
+    case: Case, quantity: Callable[[Params], Tensor], kind: str, epsilon: float = 0.0, biased: bool = True
+) -> list[Kept]:
+    """A quantity of the hidden layers along the flow."""
+    return [_kept(quantity(path)) for path in followed(case, kind, epsilon, biased)]
+
+
+@shared
+def kept_lengths(case: Case, decay: float) -> list[Kept]:
+    """Norms of v along the flow of weight normalisation."""
+    return [_kept(path["v"].norm(dim=2)) for path, _ in weight_normalised(case, decay)]
+
+
 # Symmetries
 
 
@@ -90,9 +139,9 @@ def _moved(field: Field, path: Params, marks: list[tuple[bool, Params]]) -> list
 
 
 @shared
-def symmetric(case: Case, linear: bool, kept: bool = True) -> list[Moved]:
-    """Scales of normalised layers and of two linear layers against each other, or shifts; ``kept``, or broken."""
-    found, kind = [], "layer" if kept else "none"
+def symmetric(case: Case, linear: bool, unbroken: bool = True) -> list[Moved]:
+    """Scales of normalised layers and of two linear layers, or shifts; broken where nothing is normalised."""
+    found, kind = [], "layer" if unbroken else "none"
     for k in range(COUNT):
         start = networks(case, WIDTHS)[k].params
         ones = {n: torch.ones_like(x) for n, x in start.items()}
@@ -103,11 +152,36 @@ def symmetric(case: Case, linear: bool, kept: bool = True) -> list[Moved]:
         found += _moved(field, path, scales if linear else shifts)
         if linear:
             X, Y = networks(case, WIDTHS)[k].batches[0]
-            act, pair = identity if kept else torch.tanh, {n: start[n] for n in ("W0", "W2")}
+            act, pair = identity if unbroken else torch.tanh, {n: start[n] for n in ("W0", "W2")}
             two = gradient_flow(lambda p, X=X, Y=Y, act=act: square_loss(mlp([p["W0"], p["W2"]], X, activation=act), Y))
             path = integrate(two, pair, CLOCK, **CAREFUL)
             found += _moved(two, path, [(True, {"W0": ones["W0"], "W2": -ones["W2"]})])
     return found
+
+
+def quadratic(one: Moved) -> Tensor:
+    """Half of it has the tangent for a gradient, where the generator is symmetric."""
+    return (one.theta * one.tangent()).sum(1) if one.generator.ndim == 2 else one.theta @ one.generator
+
+
+def component(one: Moved) -> Tensor:
+    """Component along the direction that is invariant at the start."""
+    return one.theta @ one.tangent()[0]
+
+
+@shared
+def charges(case: Case, charge: Callable[[Moved], Tensor], linear: bool, unbroken: bool) -> list[Kept]:
+    """A charge of each symmetry along the flow."""
+    size = lambda one: one.theta[0].norm() * one.tangent()[0].norm()
+    return [_kept(charge(one), size(one)) for one in symmetric(case, linear, unbroken)]
+
+
+@shared
+def pushes(case: Case, unbroken: bool) -> list[tuple[Tensor, Tensor]]:
+    """Inner products of forces with tangents, and products of their norms."""
+    both = [*symmetric(case, False, unbroken), *symmetric(case, True, unbroken)]
+    size = lambda one: one.force.norm(dim=1) * one.tangent().norm(dim=1)
+    return [((one.force * one.tangent()).sum(1), size(one)) for one in both]
 
 
 @shared
