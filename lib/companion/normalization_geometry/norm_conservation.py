@@ -236,19 +236,17 @@ def decay_breaks_the_invariance(case, kind="batch"):
 
     Control: no normalisation, where the loss itself sees it.
     """
-    strength = lambda k, c: runs.penalised(case, kind, k, c, DECAY)
+    whole = lambda k, c: runs.penalised(case, kind, k, c, DECAY)
     factors = (0.5, 2.0, 5.0)
     return together(
         invariance=equal(
-            measured=lambda: [strength(k, c)[0] - strength(k, 1.0)[0] for k in range(2) for c in factors],
-            predicted=lambda: [
-                DECAY / 2 * (c**2 - 1) * strength(k, 1.0)[1] for k in range(2) for c in factors
-            ],
+            measured=lambda: [whole(k, c)[0] - whole(k, 1.0)[0] for k in range(runs.COUNT) for c in factors],
+            predicted=lambda: [DECAY / 2 * (c**2 - 1) * r for r in runs.second_squares(case) for c in factors],
             bound=1e-11, reason="rounding of two losses; two networks, three factors",
         ),
         norm=equal(
-            measured=lambda: [strength(k, 1.0)[2] for k in range(2)],
-            predicted=lambda: [-2 * DECAY * strength(k, 1.0)[1] for k in range(2)],
+            measured=lambda: [whole(k, 1.0)[1] for k in range(runs.COUNT)],
+            predicted=lambda: [-2 * DECAY * r for r in runs.second_squares(case)],
             bound=1e-11, reason="rounding of automatic differentiation",
         ),
     )  # fmt: skip

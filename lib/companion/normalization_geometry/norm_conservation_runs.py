@@ -253,15 +253,21 @@ def _squares(p: Params, kind: str) -> Tensor:
 
 
 @shared
-def penalised(case: Case, kind: str, k: int, factor: float, decay: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss with a penalty on the second layer's weights, their squared norm and its rate under the flow of both.
+def penalised(case: Case, kind: str, k: int, factor: float, decay: float) -> tuple[Tensor, Tensor]:
+    """Loss with a penalty on the second layer's weights times a factor, and the rate of their squared norm.
 
-    At weights that are multiplied by a factor; the squared norm is that before.
+    The rate is that at the weights themselves, under the flow of both.
     """
     full, loss = networks(case, WIDTHS)[k].params, fit(case, k, kind)
     whole = lambda W: loss(full | {"W1": W}) + decay / 2 * W.square().sum()
     W = full["W1"]
-    return whole(factor * W), W.square().sum(), -2 * (W * torch.func.grad(whole)(W)).sum()
+    return whole(factor * W), -2 * (W * torch.func.grad(whole)(W)).sum()
+
+
+@shared
+def second_squares(case: Case) -> list[Tensor]:
+    """Squared norms of the second layers' weights."""
+    return [networks(case, WIDTHS)[k].params["W1"].square().sum() for k in range(COUNT)]
 
 
 SPAN = 2.0

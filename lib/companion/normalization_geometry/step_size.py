@@ -110,12 +110,14 @@ def initial_scale_does_not_matter(case, power=0):
     """
     last = lambda s: torch.stack([loss for _, loss in runs.descended(case, "batch", s, 0.1 * s**power)])
     ends = (0.01, 100.0)
+    again = lambda s: torch.stack(runs.losses_by_hand(case, s, 0.1 * s**power))
     layers = lambda: runs.hidden_layers(case, "batch")
     return counterexample(
         equal(
             measured=lambda: [last(s) for s in ends], predicted=lambda: [last(1.0)] * 2,
             bound=1e-9, reason="rounding of sixty steps; three layers of four units at each scale",
         ),
+        exact=lambda: [(again(s) - again(1.0)).abs().max() / again(1.0).max() for s in ends],
         outputs=equal(
             measured=lambda: [one.output(s * one.start) for s in ends for one in layers()],
             predicted=lambda: [one.output(one.start) for _ in ends for one in layers()],
@@ -161,13 +163,25 @@ def one_whatever(values: Tensor) -> Tensor:
 def constant_signals_become_zero(case, law=zero, spread=0.0):
     """A signal that is constant on its batch is normalised to 0, at any epsilon > 0.  C Example 5.1
 
-    Printed: to 1. Control: a signal that is not quite constant.
+    At epsilon = 0 it has no value: one that is nearly constant is normalised to what its spread is made of. Printed: to
+    1. Control: a signal that is not quite constant.
     """
-    signal = lambda one: one.w[0] + spread * one.X[:, :1]
-    return equal(
-        measured=lambda: [batch_norm(signal(one), epsilon=e) for one in runs.examples(case) for e in (1e-5, 1e-2)],
-        predicted=lambda: [law(one.X[:, :1]) for one in runs.examples(case) for _ in range(2)],
-        bound=1e-10, reason="rounding of a mean, over the root of epsilon",
+    signal = lambda one, spread: one.w[0] + spread * one.X[:, :1]
+    return together(
+        constant=equal(
+            measured=lambda: [
+                batch_norm(signal(one, spread), epsilon=e) for one in runs.examples(case) for e in (1e-5, 1e-2)
+            ],
+            predicted=lambda: [law(one.X[:, :1]) for one in runs.examples(case) for _ in range(2)],
+            bound=1e-10, reason="rounding of a mean, over the root of epsilon",
+        ),
+        undefined=equal(
+            measured=lambda: [batch_norm(signal(one, s)) for one in runs.examples(case) for s in (1.0, 1e-3)],
+            predicted=lambda: [
+                (x - x.mean()) / x.std(correction=0) for one in runs.examples(case) for x in [one.X[:, :1]] * 2
+            ],
+            bound=1e-10, reason="rounding, over the spread of a thousandth",
+        ),
     )  # fmt: skip
 
 

@@ -110,11 +110,17 @@ def crossings(case: Case, rate: float, steps: int = 10) -> list[Tensor]:
 
 
 class Units(NamedTuple):
-    """A hidden layer of tanh units with fixed outputs: outputs and loss as functions of its weights, and a start."""
+    """A hidden layer of tanh units with fixed outputs: outputs and loss as functions of its weights, and a start.
+
+    What they are made of goes with them: inputs, targets, output weights.
+    """
 
     output: Callable[[Tensor], Tensor]
     loss: Callable[[Tensor], Tensor]
     start: Tensor
+    X: Tensor
+    y: Tensor
+    V: Tensor
 
 
 @shared
@@ -127,7 +133,7 @@ def hidden_layers(case: Case, kind: str, count: int = 4) -> list[Units]:
         act = normalizer(kind, 0.0)
         net = lambda W, X=X, V=V, act=act: normalized_mlp([W, V], X, normalizer=act, activation=torch.tanh)
         loss = lambda W, net=net, y=y: square_loss(net(W), y)
-        found.append(Units(net, loss, torch.nn.functional.normalize(draw("W", count, 3), dim=1)))
+        found.append(Units(net, loss, torch.nn.functional.normalize(draw("W", count, 3), dim=1), X, y, V))
     return found
 
 
@@ -141,6 +147,26 @@ def descended(case: Case, kind: str, scale: float, step: float, steps: int = 60)
         for _ in range(steps):
             path.append(path[-1] - step * slope(path[-1]))
         found.append((torch.stack(path) / scale, one.loss(path[-1])))
+    return found
+
+
+@shared
+def losses_by_hand(case: Case, scale: float, step: float, steps: int = 60) -> list[Tensor]:
+    """The last losses of the same descent below batch normalisation, with the gradient written out."""
+    found = []
+    for *_, start, X, y, V in hidden_layers(case, "batch"):
+        W = scale * start
+        for k in range(steps + 1):
+            z = X @ W.mT
+            centred = z - z.mean(0)
+            s = centred.square().mean(0).sqrt()
+            hat = centred / s
+            a = torch.tanh(hat)
+            error = a @ V.mT - y
+            if k < steps:
+                delta = (error @ V) * (1 - a.square()) / len(X)
+                W = W - step * ((delta - delta.mean(0) - hat * (delta * hat).mean(0)) / s).mT @ X
+        found.append(error.square().sum() / (2 * len(X)))
     return found
 
 
