@@ -22,7 +22,7 @@ def root_of_decay() -> float:
 
 
 def draw_norms(case: Case) -> None:
-    """Products of norms on digits and on images from three starts: with decay, bands of five seeds, and without."""
+    """Products of norms on digits and on images from three starts: with decay, bands of all seeds, and without."""
     fig, panels = axes(1, 2, height=3.2)
     columns = {}
     pairs = (("digits", lambda d: runs.on_digits(case, d)), ("CIFAR-10", runs.on_images))

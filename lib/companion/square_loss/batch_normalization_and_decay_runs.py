@@ -202,7 +202,7 @@ def wandering(case: Case, samples: int) -> list[Wandering]:
 
 # Large decay
 
-LENGTHS, SETS = (1.0, 3.0, 20.0), 5
+LENGTHS, SETS = (1.0, 3.0, 20.0), 10
 SIDES = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
 
 
@@ -244,7 +244,7 @@ def from_three_lengths(case: Case, depth: int, width: int, decay: float, steps: 
 
 @shared
 def two_sides(decay: float, activation=torch.relu) -> list[Tensor]:
-    """Lengths at time 40 of one unit that sees three samples at e_1 and one at -e_1, labels one, from either side."""
+    """Lengths at time 100 of one unit that sees three samples at e_1 and one at -e_1, labels one, from either side."""
     f = lambda v: activation(SIDES @ v)
 
     def field(p):
@@ -259,7 +259,7 @@ def two_sides(decay: float, activation=torch.relu) -> list[Tensor]:
     for angle in (0.5, 2.6):
         v = torch.tensor([angle, angle - torch.pi / 2], dtype=torch.float64).cos()
         start = {"rho": torch.tensor(2.0, dtype=torch.float64), "v": v}
-        found.append(integrate(field, start, (0.0, 40.0), relative=1e-9, absolute=1e-11)["rho"][-1])
+        found.append(integrate(field, start, (0.0, 100.0), relative=1e-9, absolute=1e-11)["rho"][-1])
     return found
 
 
@@ -300,7 +300,7 @@ def pair(case: Case, flat: bool = True):
 
 
 def seeds(case: Case) -> tuple[int, ...]:
-    return tuple(5 * case.seed + k for k in range(5))
+    return tuple(8 * case.seed + k for k in range(8))
 
 
 def curves_of(result: dict[str, Tensor], y: Tensor, decay: int = 0) -> Curves:
@@ -357,7 +357,7 @@ def left_of_the_start(values: Tensor, when: str = "late") -> list[Tensor]:
     return [(end[k + 1] - end[k]).abs() / (begin[k + 1] - begin[k]).abs() for k in range(len(end) - 1)]
 
 
-def reach(values: Tensor) -> Tensor:
+def reach(values: Tensor, when: str = "late") -> Tensor:
     """The logarithm of the largest end over the smallest, over starts."""
-    end = late(values.log())
+    end = late(values.log(), when)
     return end.amax(0) - end.amin(0)

@@ -8,7 +8,7 @@ from claimbook.show import results
 from claimbook.show.figures import BAND, BLUE, BROKEN, MEASURED, PREDICTED, VERMILION, axes
 from claimbook.show.notebook import show_figure
 from companion.square_loss import batch_normalization_only_runs as runs
-from companion.square_loss.batch_normalization_and_decay_runs import LAST, late
+from companion.square_loss.batch_normalization_and_decay_runs import late
 
 COLORS = (BLUE, VERMILION)
 RATES = (0.003, 0.01, 0.03, 0.1)
@@ -92,7 +92,6 @@ def numbers(case: Case) -> dict[str, str]:
         "apart-factor": f"{apart(with_factor):.0e}",
         "gain": f"{gain.min():.2f} to {gain.max():.2f}",
         "spread": f"{max(late(one.spread).max().item() for one in (digits, images)):.2f}",
-        "records": str(LAST),
         "good": f"{100 * first[0][2]:.0f}",
         "cross-first": str(sum(int((b < a).sum()) for a, b, _ in first)),
         "square-first": str(int((first[2][0] < first[0][1]).sum() + (first[3][0] < first[1][1]).sum())),

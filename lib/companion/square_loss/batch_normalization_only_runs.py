@@ -40,6 +40,7 @@ def on_two(
     return run(setup, *pair(case), device=case.device)
 
 
+@shared
 def labels(case: Case) -> Tensor:
     return pair(case)[0][1]
 
