@@ -232,7 +232,7 @@ def covariance_less_one_rank(case, place="minimum", statistics=live):
 
 # Conditioning
 
-ORDER = "rounding times the condition number, at most 1e5; 600 data sets and two examples"
+ORDER = "rounding times the condition number, at most 1e5; 1800 data sets and two examples"
 
 
 def with_bias(rows: Tensor) -> Tensor:
@@ -297,7 +297,7 @@ def conditioning_improves(case, mean=as_drawn):
             *(better(rows) for rows in runs.unit_conditions(case, mean).values()),
             *(layered(shift, size) for shift in runs.SHIFTS for size in STARTS.values()),
         ],
-        reason="cells fixed before looking; 100 data sets a cell of units, 20 of layers, at points that meet targets",
+        reason="cells fixed before looking; 300 data sets a cell of units, 60 of layers, at points that meet targets",
     )
 
 

@@ -59,12 +59,12 @@ def draw_valley(case: Case) -> None:
 def draw_conditions(case: Case) -> None:
     """Condition numbers with and without normalisation: one unit, a hidden layer, and one function at many lengths."""
     fig, (left, middle, right) = axes(1, 3, height=3.1)
-    units = runs.unit_conditions(case, as_drawn)[0.3, 1.0]
+    units = runs.unit_conditions(case, as_drawn)[0.3, 1.0][:100]
     ratio, columns = units[:, :1] / units[:, 2:4], {"unit": units[:, 0]}
     for k, color, name in ((0, BLUE, "with bias"), (1, VERMILION, "no bias")):
         left.loglog(units[:, 2 + k], units[:, 0], ".", color=color, markersize=4, label=name)
         columns[name.replace(" ", "_")] = ratio[:, k]
-    layered = {shift: runs.layer_conditions(case, shift, 1.0) for shift in (0.0, 1.0)}
+    layered = {shift: runs.layer_conditions(case, shift, 1.0)[:30] for shift in (0.0, 1.0)}
     for (shift, rows), color in zip(layered.items(), (BLUE, VERMILION), strict=True):
         middle.loglog(rows[:, 0], rows[:, 1], ".", color=color, markersize=5, label=f"mean {shift:g}")
         columns |= {f"layer_plain_{shift:g}": rows[:, 0], f"layer_normalised_{shift:g}": rows[:, 1]}

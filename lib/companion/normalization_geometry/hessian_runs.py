@@ -205,7 +205,7 @@ def layers(case: Case, role: str, shift: float, length: float, longer: float = 1
 
 
 @shared
-def layer_conditions(case: Case, shift: float, length: float, count: int = 20) -> Tensor:
+def layer_conditions(case: Case, shift: float, length: float, count: int = 60) -> Tensor:
     """Condition numbers of plain and of normalised layers, ``(count, 2)``."""
     pairs = [layers(case, str(k), shift, length) for k in range(count)]
     return torch.tensor([[condition(v, 1e-22) for v in pair] for pair in pairs], dtype=torch.float64)

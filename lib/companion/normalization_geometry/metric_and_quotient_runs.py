@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
+from torch.nn import functional as F
 
 from claimbook.evidence import Case, shared
 from companion.theory_iii.hidden_complexity_control_runs import normal
@@ -156,6 +157,20 @@ def by_radius(case: Case, statistics: Callable[[Net], Normaliser]) -> list[tuple
         for pair in RADII:
             r = torch.tensor(pair, dtype=torch.float64)
             found.append((value(r).item(), own, r * grad(value)(r)))
+    return found
+
+
+@shared
+def on_unit_vectors(case: Case) -> list[float]:
+    """Loss of the networks of :func:`by_radius` with both layers of unit length, by torch's own functions."""
+    found = []
+    for one in nets(case):
+        W1, b1, W2, b2, W3, b3 = (p.reshape(s) for p, s in zip(one.theta.split(SIZES), SHAPES, strict=True))
+        H = one.Z
+        for W, b in ((W1, b1), (W2, b2)):
+            r = torch.cat([W.flatten(), b]).norm()
+            H = torch.tanh(F.batch_norm(F.linear(H, W / r, b / r), None, None, training=True, eps=1e-30))
+        found += [F.cross_entropy(F.linear(H, W3, b3), one.y).item()] * len(RADII)
     return found
 
 
