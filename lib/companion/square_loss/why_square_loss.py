@@ -252,7 +252,7 @@ def relation_holds_for_no_pair(case, witnesses: Callable = runs.several_inputs):
         exact=exact,
         minimum=equal(
             measured=lambda: [(one().rho * one().outputs() - 1).square().sum() + one().decay * one().rho ** 2],
-            predicted=lambda: [runs.lower_bound(one())],
+            predicted=lambda: [runs.lower_bound(2)],
             bound=1e-12, reason="rounding; no network has a smaller loss",
         ),
         steps=equal(

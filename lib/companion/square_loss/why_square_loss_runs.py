@@ -317,10 +317,9 @@ def one_unit(number: int, decay: float = 0.001) -> Closed:
     return Closed(X, torch.cat([w[None], zero]), torch.eye(3, dtype=X.dtype)[0], length, decay)
 
 
-def lower_bound(one: Closed) -> float:
+def lower_bound(number: int, decay: float = 0.001) -> float:
     """(z.y)^2 / (|z|^2 + H^2/decay) with z all ones and H = max |sum (w.x_n)_+|, the root of the number of inputs."""
-    number = len(one.X)
-    return number**2 / (number + number / one.decay)
+    return number**2 / (number + number / decay)
 
 
 @shared
