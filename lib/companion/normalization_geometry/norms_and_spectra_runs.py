@@ -25,11 +25,16 @@ KINDS = ("blobs", "stretched")
 
 @shared
 def task(case: Case, kind: str = "blobs") -> tuple[Tensor, Tensor]:
-    """Twenty pairs of Gaussian classes, separable by a line; or these stretched threefold along a random axis."""
-    X, y = blobs(tuple(range(DRAWS * case.seed, DRAWS * (case.seed + 1))), distance=6.0)
+    """Twenty pairs of round classes, six deviations apart; or these stretched threefold along a random axis.
+
+    Along the line of their centres no sample is further than 2.5 deviations from its centre: a line separates them.
+    """
+    aim, y = unit(normal(case, "C aims", DRAWS, 2)), torch.tensor([1.0, -1.0]).double().repeat(DRAWS, 20)
+    along = 3 * y + normal(case, "C along", DRAWS, 40).clamp(-2.5, 2.5)
+    side = normal(case, "C beside", DRAWS, 40)
+    X = along[..., None] * aim[:, None] + side[..., None] * across(aim)[:, None]
     if kind == "stretched":
-        axis = normal(case, "C axes", DRAWS, 2)
-        axis = axis / axis.norm(dim=1, keepdim=True)
+        axis = unit(normal(case, "C axes", DRAWS, 2))
         X = X + 2 * torch.einsum("sni,si,sj->snj", X, axis, axis)
     return X - X.mean(1, keepdim=True), y
 
@@ -61,6 +66,7 @@ def across(w: Tensor) -> Tensor:
     return torch.stack([-w[..., 1], w[..., 0]], -1)
 
 
+@shared
 def spokes(count: int) -> Tensor:
     """Unit vectors of the plane at even angles."""
     angle = torch.arange(count).double() * (2 * torch.pi / count)
@@ -96,7 +102,7 @@ def best_on_circle(case: Case, kind: str, loss: str, epsilon: float = 0.0) -> Te
 
 # --------------------------------------------------------------------------------------------- descent: growth of norms
 
-SCALES, RATES, STEPS = (0.1, 0.3, 1.0, 3.0, 10.0), (0.01, 0.1, 1.0), 150
+SCALES, RATES, STEPS = (0.1, 0.3, 1.0, 3.0, 10.0), (0.01, 0.1, 1.0), 500
 
 
 class Grown(NamedTuple):
@@ -106,16 +112,16 @@ class Grown(NamedTuple):
     loss: Tensor
 
 
-def unit_setup(case: Case, loss: str, normalised: bool = True) -> Setup:
+def unit_setup(case: Case, loss: str, normalised: bool = True, steps: int = STEPS) -> Setup:
     seeds = tuple(range(DRAWS * case.seed, DRAWS * (case.seed + 1)))
     return Setup(scales=SCALES, learning_rates=RATES, seeds=seeds, hidden=0, affine=False, normalizer="none",
-                 normalize_output=normalised, loss=loss, steps=STEPS)  # fmt: skip
+                 normalize_output=normalised, loss=loss, steps=steps)  # fmt: skip
 
 
 @shared
-def grown(case: Case, loss: str, normalised: bool = True) -> Grown:
+def grown(case: Case, loss: str, normalised: bool = True, steps: int = STEPS) -> Grown:
     """Descents from five scales with three steps, twenty random directions each."""
-    path = run(unit_setup(case, loss, normalised), *task(case), device=case.device)
+    path = run(unit_setup(case, loss, normalised, steps), *task(case), device=case.device)
     return Grown(path["norms"][..., 0], path["loss"])
 
 
@@ -125,7 +131,7 @@ def varied(case: Case) -> dict[str, Tensor]:
     seeds = tuple(range(100 * case.seed, 100 * (case.seed + 1)))
     X, y = blobs(seeds, distance=6.0)
     plain = {"hidden": 0, "affine": False, "normalizer": "none", "loss": "logistic"}
-    base = Setup(seeds=seeds, normalize_output=True, steps=STEPS, **plain)
+    base = Setup(seeds=seeds, normalize_output=True, steps=150, **plain)
     changes = {"as left": {}, "square loss": {"loss": "square"}, "gain, shift": {"gain": True, "shift": True},
                "batch of 10": {"batch": 10}, r"$\epsilon=1$": {"epsilon": 1.0}}  # fmt: skip
     found = {}
@@ -145,13 +151,26 @@ def curvature(case: Case, loss: str) -> Tensor:
 
 
 @shared
+def floor(case: Case, loss: str) -> Tensor:
+    """The least normalised loss of each task."""
+    return over_circle(*task(case), spokes(2000), loss).amin(0)
+
+
+@shared
+def learned(case: Case, loss: str, normalised: bool = True, steps: int = STEPS) -> Tensor:
+    """Whether the loss has come nine tenths of the way to its floor with normalisation, run by run."""
+    seen = grown(case, loss, normalised, steps).loss
+    return seen[-1] - floor(case, loss) <= 0.1 * (seen[0] - floor(case, loss))
+
+
+@shared
 def from_the_start(case: Case, loss: str) -> tuple[Tensor, Tensor]:
     r"""What is known before the first step: :math:`q=\eta B/r_0^2`, and the largest growth of the norm by it."""
     X, y = task(case)
     start = initialize(unit_setup(case, loss), 2)["W1"].reshape(len(SCALES), len(RATES), DRAWS, 2)
     square = start.square().sum(-1)
     first = torch.stack([losses(X, y, w, loss, True) for w in start.flatten(0, 1)]).reshape(square.shape)
-    fall = first - over_circle(X, y, spokes(2000), loss).amin(0)
+    fall = first - floor(case, loss)
     ratio = torch.tensor(RATES, dtype=torch.float64)[:, None] / square
     q = ratio * curvature(case, loss)
     return q, (1 + ratio * fall / (1 - q / 2).clamp_min(0)).sqrt() - 1
@@ -160,6 +179,7 @@ def from_the_start(case: Case, loss: str) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------------------------------------ paths in the plane
 
 SMALL, LARGE = (0.1, 1 / 3), (3.0, 10.0)
+LONG = (10.0, 30.0)
 TIMES = torch.cat([torch.zeros(1), torch.logspace(-2, 1.8, 39)]).double()
 
 
