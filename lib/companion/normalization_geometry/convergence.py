@@ -111,7 +111,7 @@ def a_height(case, centred=True):
     Control: targets and inputs with a mean.
     """
     some = lambda: list(enumerate(runs.regressions(case, centred=centred)))
-    at = lambda k: runs.normal(case, f"C height {k}", 4)
+    at = lambda k: runs.somewhere(case)[k]
 
     def height(one, u):
         return (1 + one.y.square().mean()) / 2 - one.inner(u, one.best) / one.size(u)
@@ -189,7 +189,8 @@ def not_every_critical_point(case, places=runs.opposite):
 def saddles_are_strict(case, gains=False, normalised=True, spread=1e-2):
     """In a deep linear network with BN behind its hidden layers, gains fixed, saddles are strict, and flows leave them.
 
-    The least curvature is at most (1 - sqrt(1 + 4 c^2))/2, with c the slope of a feature's overlap with the target.
+    The least curvature is at most that in the last weights and in first weights moved along the target, where second
+    derivatives are moments of features, slopes of their overlaps with the target, and zeros.
     Starts around strict saddles of units below BN and LN. Printed: gains are trained. Controls: no normalisation; a
     start on the saddle.  C 7.1
     """
@@ -197,16 +198,19 @@ def saddles_are_strict(case, gains=False, normalised=True, spread=1e-2):
     def bound(one, at):
         first = (one.X @ at["W1"].mT).std(0, correction=0)
         rows = at["W2"] / first  # features of the second layer, before their normalisation, are rows @ W1 x
-        slopes = rows.norm(dim=1) * one.size(one.best) ** 2 / one.best.norm()
-        c = (slopes / torch.stack([one.size(u) for u in rows @ at["W1"]])).max()
-        return (1 - torch.sqrt(1 + 4 * c**2)) / 2
+        U = rows @ at["W1"]
+        sizes = torch.stack([one.size(u) for u in U])
+        features = one.inner(U, U.mT) / sizes / sizes[:, None]
+        slopes = -rows / sizes[:, None] * one.size(one.best) ** 2 / one.best.norm()
+        block = torch.cat([torch.cat([features, slopes], 1), torch.cat([slopes.mT, torch.zeros(3, 3).double()], 1)])
+        return -torch.linalg.eigvalsh(block)[0]
 
     fixed = lambda: [bound(one, place.at) for one, place in runs.deep_saddles(case)]
     only = lambda: [bound(one, place.at) for one, place in runs.deep_saddles(case) if not place.at["V"].any()]
     bounds = lambda: only() if gains or not normalised else fixed()
     return together(
         strict=at_most(
-            left=lambda: runs.least_curvatures(case, gains, normalised), right=bounds,
+            left=bounds, right=lambda: [-value for value in runs.least_curvatures(case, gains, normalised)],
             bound=1e-9, reason="rounding of an eigenvalue; five networks",
         ),
         left=at_most(

@@ -233,6 +233,12 @@ def regressions(case: Case, whitened: bool = False, centred: bool = True) -> lis
     return found
 
 
+@shared
+def somewhere(case: Case) -> list[Tensor]:
+    """Weights of a unit at which nothing is special."""
+    return [normal(case, f"C height {k}", 4) for k in range(DRAWS)]
+
+
 def of_unit(one: Regression) -> Total:
     """Square loss of a batch-normalised linear unit, with the gain ``gain`` if there is one."""
     return lambda p: square_loss(p.get("gain", 1.0) * normalize(one.X @ p["u"], (0,))[:, None], one.y)
@@ -243,6 +249,7 @@ class Place(NamedTuple):
     at: Params
 
 
+@shared
 def opposite(case: Case) -> list[Place]:
     """Critical points of one unit: opposite the solution; and, with a gain, gain zero at right angles to it."""
     found = [Place(of_unit(one), {"u": -1.7 * one.best}) for one in regressions(case)]
@@ -252,6 +259,7 @@ def opposite(case: Case) -> list[Place]:
     return found
 
 
+@shared
 def at_the_solution(case: Case) -> list[Place]:
     found = [Place(of_unit(one), {"u": 1.7 * one.best}) for one in regressions(case)]
     return found + [Place(of_unit(one), {"u": one.best, "gain": one.size(one.best)}) for one in regressions(case)]
