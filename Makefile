@@ -17,7 +17,7 @@ OPTIONS = --profile $(call quoted,$(PROFILE)) --device $(call quoted,$(DEVICE)) 
 	--cluster $(call quoted,$(CLUSTER))
 BUILD = $(VENV) -m claimbook
 
-.PHONY: help book test chapter compare claim audit bars counterexample counterexamples devices pdf verdicts bench mutants lock slurm environment parameters clean distclean
+.PHONY: help book test chapter compare claim audit bars devices pdf verdicts bench mutants lock slurm environment parameters clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -39,17 +39,11 @@ compare: environment ## your numbers beside the published ones, of one chapter (
 claim: environment ## one claim alone, beside the published verdict and its probes: CLAIM=E-lem2.4 (PROBES=1 makes them again)
 	@$(BUILD) claim $(call quoted,$(CLAIM)) $(if $(PROBES),--probes) $(OPTIONS)
 
-audit: environment ## the probes of claims that are functions, where they are stale or CLAIM names one (it may be interrupted)
+audit: environment ## the probes of claims, where they are stale or CLAIM names one (it may be interrupted)
 	@$(BUILD) audit $(if $(CLAIM),$(call quoted,$(CLAIM))) $(OPTIONS)
 
 bars: environment ## how near pages are to essays: lines, code, cells, first figure (PAGE=... for one)
 	@$(BUILD) bars $(if $(PAGE),$(call quoted,$(PAGE))) $(OPTIONS)
-
-counterexample: environment ## one claim as a short program: written, run, beside the published verdict: CLAIM=C-prop4.3
-	@$(BUILD) counterexample $(call quoted,$(CLAIM)) $(OPTIONS)
-
-counterexamples: environment ## those of all errata; fails if one does not give what is published (takes an hour)
-	@$(BUILD) counterexamples $(OPTIONS)
 
 devices: environment ## the stored numbers of a GPU beside those of the processor, and what differs
 	@$(BUILD) devices

@@ -38,8 +38,8 @@ def source(row: dict[str, str], root: Path = ROOT) -> Path:
 
 
 def own(row: dict[str, str]) -> str | None:
-    """The name of the module's own test, without ``test_``: its folder stands in it where two modules share a name."""
-    names = (row["module"].replace(".", "_"), row["module"].rpartition(".")[2])
+    """The name of the module's own test, without ``test_``: with its folder where two modules share a name, or that."""
+    names = (row["module"].replace(".", "_"), row["module"].rpartition(".")[2], row["module"].split(".")[-2])
     return next((name for name in names if list((ROOT / "tests").glob(f"*/test_{name}.py"))), None)
 
 

@@ -1,5 +1,6 @@
 """A tiny book for the tests of the pipeline: two pages with code, three library modules, one claim decided."""
 
+import runpy
 import shutil
 import signal
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from claimbook.source.pages import Layout
 from claimbook.source.parameters import Parameters
 
 REPOSITORY = Path(__file__).parents[1]
+BOOK = REPOSITORY / "tests" / "fixtures" / "book"
 ONE, TWO = "part/one", "part/two"
+record = runpy.run_path(str(BOOK / "lib/tiny/claims.py"))["record"]  # of a claim, as the book's pages show it
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class TinyBook:
 
 def tiny_book(target: Path) -> TinyBook:
     """A fresh one: nothing is executed."""
-    shutil.copytree(REPOSITORY / "tests" / "fixtures" / "book", target)
+    shutil.copytree(BOOK, target)
     shutil.copyfile(REPOSITORY / "Snakefile", target / "Snakefile")
     return TinyBook(target)
 

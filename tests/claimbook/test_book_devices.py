@@ -126,8 +126,8 @@ def test_a_run_for_a_gpu_is_stored_beside_the_other_and_changes_nothing_of_it(bo
 # ------------------------------------------------------------------------------------------------- chapters that fail
 
 DISPLAY = "from IPython.display import display"
-EVIDENCE = '{"claim": "Z-two", "kind": "check", "value": 0.0, "bound": 0.5, "control": 100.0, "reason": "counting"}'
-SECOND = f'display({{"text/plain": ""}}, raw=True, metadata={{"claimbook": {{"evidence": [{EVIDENCE}]}}}})'
+EVIDENCE = '{"evidence": [record("Z-two", 0.0)], "table": False}'
+SECOND = f'display({{"text/plain": ""}}, raw=True, metadata={{"claimbook": {EVIDENCE}}})'
 ON_GPU = "if device == 'cuda':\n    raise RuntimeError('the pump is dry\\nand so is the well')"
 
 
@@ -160,7 +160,9 @@ def fail_on_gpu(book, name):
 def whole(tmp_path_factory):
     """A book whose two pages decide a claim each, recorded on the processor and then on a GPU."""
     book = tiny_book(tmp_path_factory.mktemp("whole") / "book")
-    book.edit("chapters/part/two.md", "print(twice(), stored)", f"{DISPLAY}\n\n{SECOND}")
+    book.edit(
+        "chapters/part/two.md", "print(twice(), stored)", f"{DISPLAY}\nfrom tiny.claims import record\n\n{SECOND}"
+    )
     with without_engine():
         assert make_verdicts(book, "cpu") == make_verdicts(book, "cuda") == 0
     return book

@@ -49,7 +49,8 @@ def test_one_claim_is_decided_alone(book):
     assert "the paper: the sum of the cubes is the sum of the numbers" in result.stdout
     assert "published: holds-with-correction" in result.stdout and "Probes passed: common ground, bend" in result.stdout
     unknown = run(book, "claim", "G-nothing")
-    assert unknown.returncode == 1 and "CLAIM=G-nothing is not a function" in unknown.stderr
+    assert unknown.returncode == 1 and "CLAIM=G-nothing has no function: choose an id from data" in unknown.stderr
+    assert len(unknown.stderr.split("\n")) == 3, "one line, after an empty one"
 
 
 def test_probes_are_stored_current_and_made_again_when_the_code_changes(book, tmp_path):

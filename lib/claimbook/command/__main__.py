@@ -19,8 +19,6 @@ STEPS = {
     "chapter": "execute one chapter and show its verdicts",
     "claim": "decide one claim alone, beside the published verdict and the stored probes",
     "compare": "show what this machine finds beside the published verdicts",
-    "counterexample": "run what one claim rests on as a program, beside the published verdict",
-    "counterexamples": "run those of all errata",
     "devices": "compare the stored verdicts of a GPU with those of the processor",
     "execute": "execute one chapter (what Snakemake calls)",
     "pdf": "print the built site to one PDF",
@@ -36,7 +34,6 @@ def main(words: list[str] | None = None) -> int:
     interrupted.
     """
     from claimbook.command import build
-    from claimbook.registry.doors import doors
     from claimbook.run.engine import BuildFailed
     from claimbook.run.execute import ChapterFailed
     from claimbook.run.execute import main as execute
@@ -57,14 +54,10 @@ def main(words: list[str] | None = None) -> int:
                 from claimbook.command import bars
 
                 return 0 if bars.show(root, given.pages or bars.pages_of_claims(root)) else 1
-            case "claim" | "counterexample" if given.claim in doors(root):
+            case "claim":
                 from claimbook.command import claim
 
-                return 0 if claim.show(root, given.claim, parameters, again=getattr(given, "probes", False)) else 1
-            case "claim":
-                raise BookError(
-                    f"CLAIM={given.claim} is not a function yet; try make counterexample CLAIM={given.claim}"
-                )
+                return 0 if claim.show(root, given.claim, parameters, again=given.probes) else 1
             case "build":
                 build.build(root, parameters, fresh_site=given.fresh_site)
             case "run":
@@ -77,14 +70,6 @@ def main(words: list[str] | None = None) -> int:
                 from claimbook.registry.compare import compare
 
                 return 0 if compare(root, given.page and check_page(root, given.page), parameters) else 1
-            case "counterexample":
-                from claimbook.registry import counterexamples
-
-                return 0 if counterexamples.show(root, given.claim, parameters) else 1
-            case "counterexamples":
-                from claimbook.registry.counterexamples import run_all
-
-                return 0 if run_all(root, parameters) else 1
             case "devices":
                 from claimbook.registry import device_comparison
 
@@ -152,7 +137,6 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
             step.add_argument("pages", nargs="*", help="paths of chapters; without it, all whose claims are functions")
         if name == "claim":
             step.add_argument("--probes", action="store_true", help="make its probes again")
-        if name in ("claim", "counterexample"):
             step.add_argument("claim", help="the id of a claim, from data/claims")
         if name == "compare":
             step.add_argument("page", nargs="?", default="", help="the same; without it, all that are executed already")

@@ -1,4 +1,4 @@
-"""``make audit [CLAIM=...]``: the probes of every claim in the new form that are not made yet, or by older code."""
+"""``make audit [CLAIM=...]``: the probes of every claim that are not made yet, or by older code."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from claimbook.evidence.kinds import Unfinished
 from claimbook.evidence.probes import House, probe
 from claimbook.evidence.words import PROBES
 from claimbook.registry import audits, verdicts
-from claimbook.registry.doors import doors, load
+from claimbook.registry.doors import doors, load, unknown
 from claimbook.source.pages import BookError
 from claimbook.source.settings import read_settings
 
@@ -57,7 +57,7 @@ def audit(root: Path, names: list[str], *, jobs: int = 1) -> bool:
     known, rows = list(doors(root)), verdicts.read_claims(root)
     chosen = choose(known, names)
     if not chosen:
-        raise BookError(f"CLAIM={' '.join(names)} has no function yet; those that have one: {', '.join(known)}")
+        raise BookError(unknown(" ".join(names), known))
     stale = set(audits.stale(root, [claim for claim in chosen if claim not in names]))
     waiting = [claim for claim in chosen if claim in names or claim in stale]
     print(f"audit: {len(waiting)} of {len(chosen)} claims have no current probes", flush=True)

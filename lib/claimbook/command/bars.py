@@ -60,7 +60,7 @@ def measure(root: Path, page: str) -> Bars:
 
 
 def pages_of_claims(root: Path) -> list[str]:
-    """The pages that call claims in the new form."""
+    """The pages that call claims."""
     sources = {page: root / "chapters" / f"{page}.md" for page in pages.notebooks(root)}
     return [page for page, path in sources.items() if ".decide(" in path.read_text(encoding="utf-8")]
 

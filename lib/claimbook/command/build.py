@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from claimbook.command import untouched
 from claimbook.evidence import cards
-from claimbook.registry import device_comparison, ledger, verdicts
+from claimbook.registry import device_comparison, verdicts
 from claimbook.registry.history import history
 from claimbook.run import devices, failures
 from claimbook.run.engine import BuildFailed, alone, execute_all, say
@@ -188,8 +188,7 @@ def _site_digest(layout: Layout) -> str:
 def _machinery_digest(layout: Layout) -> str:
     """Hash of what shapes every page: the site's extension, its settings, the set of pages, the locked versions."""
     package = Path(__file__).parents[1]
-    programs = [package / f"{name}.py" for name in ("source/statements", "source/slices", "registry/counterexamples")]
-    files = sorted([*programs, *(p for p in (package / "site").rglob("*") if p.is_file() and p.suffix != ".pyc")])
+    files = sorted(p for p in (package / "site").rglob("*") if p.is_file() and p.suffix != ".pyc")
     files += [layout.staged / "_config.yml", layout.staged / "_toc.yml", layout.root / "requirements" / "dev.txt"]
     staged = sorted(
         str(p.relative_to(layout.staged)) for p in layout.staged.rglob("*") if p.suffix in (".md", ".ipynb")
@@ -216,7 +215,7 @@ def chapter(root: Path, page: str, parameters: Parameters) -> None:
     done = execute(layout, page, parameters)
     for metadata in outputs_metadata(layout.executed(page)):
         for stored in metadata.get("evidence", []):
-            say(cards.line(stored) if "form" in stored else ledger.line(ledger.Evidence(**stored)))
+            say(cards.line(stored))
     run = executed_run(layout, page)
     state = "executed" if done else "is current, was executed"
     say(f"{page} {state} in {run['seconds']:.1f} s, {run['memory'] / 2**20:.0f} MB: {layout.executed(page)}")

@@ -1,8 +1,10 @@
 """Which function decides a claim: the ids on the doors of a book's package, read from the source, then imported."""
 
 import ast
+import difflib
 import importlib
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +40,7 @@ def load(root: Path, claim: str) -> "Claim":
     """
     known = doors(root)
     if claim not in known:
-        raise BookError(f"CLAIM={claim} has no function yet; the {len(known)} that have one: {', '.join(known)}")
+        raise BookError(unknown(claim, known))
     folder = str(root / "lib")
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -46,6 +48,17 @@ def load(root: Path, claim: str) -> "Claim":
     from claimbook.evidence.claims import CLAIMS
 
     return CLAIMS[claim]
+
+
+def unknown(claim: str, known: Iterable[str]) -> str:
+    """What to say to an id that no function has: some that are like it.
+
+    Example:
+        >>> unknown("A-eq77", ["A-eq7", "E-lem2.4"])
+        'CLAIM=A-eq77 has no function: choose an id from data/claims, such as A-eq7'
+    """
+    near = difflib.get_close_matches(claim, known := list(known), n=4, cutoff=0.4) or known[:4]
+    return f"CLAIM={claim} has no function: choose an id from data/claims, such as {', '.join(near)}"
 
 
 @cache

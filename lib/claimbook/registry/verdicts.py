@@ -1,12 +1,11 @@
-"""Collecting the verdicts: evidence from the executed notebooks, judged again by :func:`.ledger.verdict`."""
+"""Collecting the verdicts: records from the executed notebooks, the word found anew from their numbers."""
 
 import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from claimbook.evidence.words import FORM, word
-from claimbook.registry import ledger
+from claimbook.evidence.words import word
 from claimbook.run.execute import outputs_metadata
 from claimbook.source.files import to_json, write_if_changed
 from claimbook.source.pages import BookError, Layout, read_yaml, restore
@@ -94,9 +93,6 @@ def entry(stored: dict, row: dict, page: str) -> dict:
     Raises:
         BookError: a correction or a failure has no sentence or no severity in the registry.
     """
-    if stored.get("form") != FORM:
-        evidence = ledger.Evidence(**stored)
-        return ledger.entry(evidence, page) | {"reason": evidence.reason}
     found = word(stored)
     if found in WRONG:
         absent = [name for name in ("correction", "severity") if not row.get(name)]
@@ -107,14 +103,14 @@ def entry(stored: dict, row: dict, page: str) -> dict:
 
 
 def records(layout: Layout, names: Iterable[str]) -> dict[str, dict]:
-    """Claim id -> the whole record of its verdict, of claims in the new form: what their pages show."""
+    """Claim id -> the whole record of its verdict: what its page shows."""
     stored = (
         evidence
         for page in names
         for metadata in outputs_metadata(layout.executed(page))
         for evidence in metadata.get("evidence", [])
     )
-    return {one["claim"]: one for one in stored if one.get("form") == FORM}
+    return {one["claim"]: one for one in stored}
 
 
 def missing(root: Path, verdicts: dict[str, dict]) -> list[str]:
@@ -140,14 +136,12 @@ def contradictions(recorded: dict[str, dict], fresh: dict[str, dict]) -> list[st
         else:
             lines += [
                 f"{claim}: {name} is recorded as {old[name]}, but {new['page']} finds {new[name]}"
-                for name in ("bound", "page", *([] if "function" in new else ["correction"]))
+                for name in ("bound", "page")
                 if old[name] != new[name]
             ]
-            lines += [
-                f"{claim}: {name} is recorded as {old[name]}, but {new['page']} finds {new[name]}"
-                for name in ("value", *([] if "function" in new else ["control"]))  # some controls diverge
-                if not agree(old[name], new[name], old["bound"], DRAW if _drawn(old) and _drawn(new) else SUMMATION)
-            ]
+            # not the control: some diverge
+            if not agree(old["value"], new["value"], old["bound"], DRAW if _drawn(old) and _drawn(new) else SUMMATION):
+                lines.append(f"{claim}: value is recorded as {old['value']}, but {new['page']} finds {new['value']}")
     return lines
 
 

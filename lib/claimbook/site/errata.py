@@ -8,10 +8,9 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 from claimbook.evidence.words import SEVERITIES
-from claimbook.registry.counterexamples import counterexample, program_of
 from claimbook.site.directives import Ledgered, top
 from claimbook.site.ledger import Ledger, current_ledger, repository
-from claimbook.source.slices import NoSlice
+from claimbook.site.programs import program, source_of
 
 WRONG = {"fails": "What fails", "holds-with-correction": "What holds with a correction"}  # errata, gravest first
 WEIGHT = (("theorem",), ("proposition", "corollary", "lemma"), ("claim", "definition-check", "algorithm"), ("fact",))
@@ -62,12 +61,11 @@ class Errata(Ledgered):
             "program": self.program(row, entry),
         }
 
-    def program(self, row: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any] | None:
+    def program(self, row: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
         """What decides a claim as a program: to unfold where it is short, to take away in any case."""
-        text = program(self.env.app, row, entry)
-        if not text:
-            return None
-        self.env.note_dependency(str(chapter_of(self.env.app, entry)))
+        root = repository(self.env.app)
+        text = program(row, entry, root)
+        self.env.note_dependency(str(source_of(entry, root)))
         lines, href = sum(map(bool, text.splitlines())), f"{top(self.env)}{PROGRAMS}/{row['id']}.py"
         return {"href": href, "lines": lines, "text": text if lines <= SHORT else ""}
 
@@ -108,23 +106,6 @@ def by_consequence(ledger: Ledger, paper: str) -> list[dict[str, Any]]:
     return sorted((row for row in ledger.of(paper) if ledger.verdict(row["id"]) in WRONG), key=order)
 
 
-def chapter_of(app: Sphinx, entry: dict[str, Any]) -> Path:
-    """The source of the page that decided a claim."""
-    return repository(app) / "chapters" / f"{entry.get('page')}.md"
-
-
-def program(app: Sphinx, row: dict[str, Any], entry: dict[str, Any]) -> str:
-    """The program that decides a claim; empty where the chapter is not there or has no call that names the claim."""
-    if not chapter_of(app, entry).is_file():
-        return ""
-    if "function" in entry:
-        return program_of(row, entry, repository(app))
-    try:
-        return counterexample(repository(app), row, entry)
-    except NoSlice:
-        return ""
-
-
 def write_programs(app: Sphinx, error: Exception | None) -> None:
     """Put the programs of all errata into the finished site, and take out those of others."""
     if error is not None or app.builder.format != "html":
@@ -133,18 +114,11 @@ def write_programs(app: Sphinx, error: Exception | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     wrong = {row["id"]: row for paper in ledger.papers for row in by_consequence(ledger, paper["key"])}
     for claim, row in wrong.items():
-        path, entry = folder / f"{claim}.py", ledger.verdicts[claim]
-        if "function" in entry or not newer(path, chapter_of(app, entry), *ledger.files):  # slicing takes its time
-            path.write_text(program(app, row, entry), encoding="utf-8")
+        text = program(row, ledger.verdicts[claim], repository(app))
+        (folder / f"{claim}.py").write_text(text, encoding="utf-8")
     for path in folder.iterdir():
-        if path.stem not in wrong or not path.stat().st_size:
+        if path.stem not in wrong:
             path.unlink()
-
-
-def newer(path: Path, *sources: Path) -> bool:
-    """Whether a file was written after all that it is made from."""
-    made = path.stat().st_mtime_ns if path.is_file() else 0
-    return all(source.is_file() and source.stat().st_mtime_ns < made for source in sources)
 
 
 def setup(app: Sphinx) -> None:

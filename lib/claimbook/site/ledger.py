@@ -11,10 +11,10 @@ import yaml
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-from claimbook.registry.ledger import VERDICTS
+from claimbook.evidence.words import WORDS
 
 NOT_YET, FAILED = "not-yet", "chapter-failed"  # without a verdict
-LABELS = {verdict: verdict.replace("-", " ") for verdict in VERDICTS} | {
+LABELS = {word: word.replace("-", " ") for word in WORDS} | {
     NOT_YET: "not yet written",
     FAILED: "chapter failed",
 }

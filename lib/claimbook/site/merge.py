@@ -74,7 +74,7 @@ def merge(layout: Layout, page: str, parameters: Parameters) -> list[Path]:
 def show_verdicts(output, rows: dict[str, dict], probes: dict[str, str], href: str) -> None:
     """Render the cards of an output once more, with the words of the registry as they are today."""
     shown = output.get("metadata", {}).get("claimbook", {})
-    if any("form" in record for record in shown.get("evidence", [])):
+    if "evidence" in shown:
         output["data"]["text/html"] = cards.html(
             shown["evidence"], table=shown["table"], rows=rows, probes=probes, href=href
         )

@@ -1,1 +1,1 @@
-"""Sources: pages and their cells, parameters, keys, statements and what a claim rests on. Nothing is executed."""
+"""Sources: pages and their cells, parameters, keys and settings. Nothing is executed."""

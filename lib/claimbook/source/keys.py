@@ -18,7 +18,7 @@ from claimbook.source.parameters import Parameters
 
 MACHINERY = "claimbook"  # except these, which pages import:
 # (how a verdict looks changes no result: the site shows it anew).
-SHARED = re.compile(rf"{MACHINERY}(\.evidence(\.(?!cards).*)?|\.show(\..*)?|\.registry(\.ledger)?)?")
+SHARED = re.compile(rf"{MACHINERY}(\.evidence(\.(?!cards).*)?|\.show(\..*)?)?")
 LOCKS = ("requirements/run.txt", "requirements/torch.txt")
 # The registry and the verdicts are written from results; nothing is computed from them.
 LEDGER = ("data/claims", "data/verdicts", "data/costs", "data/audit")
