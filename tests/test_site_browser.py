@@ -49,8 +49,8 @@ THIN = """() => {
   const seen = {};
   const again = (look) => (seen[look] = (seen[look] ?? 0) + 1) > 2;
   for (const row of document.querySelectorAll("table.ledger tbody tr")) {
-    const parts = [".ledger-correction", ".ledger-note"].map((part) => row.querySelector(part) !== null);
-    if (again([row.dataset.verdict, row.dataset.core, ...parts])) row.remove();
+    const corrected = row.querySelector(".ledger-correction") !== null;
+    if (again([row.dataset.verdict, row.dataset.core, corrected])) row.remove();
   }
   for (const token of document.querySelectorAll("pre span[class]"))
     if (!token.children.length && again(["token", token.className])) token.replaceWith(token.textContent);

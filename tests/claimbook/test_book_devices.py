@@ -22,7 +22,7 @@ GPU = Parameters("quick", "cuda", 0, 1)
 
 
 def entry(**changes):
-    plain = {"verdict": "holds", "value": 1e-15, "bound": 1e-12, "control": 0.3, "page": ONE, "note": ""}
+    plain = {"verdict": "holds", "value": 1e-15, "bound": 1e-12, "control": 0.3, "page": ONE}
     return plain | {"correction": "", "reason": "rounding"} | changes
 
 

@@ -31,7 +31,7 @@ def test_the_verdict_follows_from_the_numbers(book):
     store(book, TWO, record("Z-two", 0.1) | open_ | {"unfinished": "nobody knows"})
     found = verdicts.collect(book.layout, [TWO, ONE])
     assert list(found) == ["Z-one", "Z-two"]
-    one = {"verdict": "holds", "value": 0.1, "bound": 0.5, "control": 100.0, "page": ONE, "note": "", "correction": ""}
+    one = {"verdict": "holds", "value": 0.1, "bound": 0.5, "control": 100.0, "page": ONE, "correction": ""}
     assert found["Z-one"] == one | {"reason": "counting", "function": "tiny.claims:record"}
     assert (found["Z-two"]["verdict"], found["Z-two"]["reason"]) == ("open", "nobody knows")
     missed = record("Z-one", 0.1)
@@ -88,7 +88,6 @@ def entry(**changes):
         "bound": 1e-12,
         "control": 0.3,
         "page": ONE,
-        "note": "",
         "correction": "",
     }
     return plain | changes
@@ -100,7 +99,7 @@ def entry(**changes):
         ({}, None),
         ({"value": 8e-13}, None),
         ({"control": 0.301}, None),
-        ({"note": "told otherwise"}, None),
+        ({"reason": "told otherwise"}, None),
         ({"verdict": "fails", "value": 1e-3}, "Z-one: recorded as holds, but part/one finds fails"),
         ({"control": 0.4}, None),
         ({"value": 2e-9}, "Z-one: value is recorded as 1e-15, but part/one finds 2e-09"),

@@ -15,7 +15,7 @@ ROWS = """
 - {id: Z-two, section: "2", kind: theorem, core: false, statement: Two., page: part/two}
 - {id: Z-three, section: "3", kind: theorem, core: false, statement: Three., page: part/three}
 """
-HOLDS = {"verdict": "holds", "value": 0.0, "bound": 1.0, "control": 200.0, "page": "part/one", "note": ""}
+HOLDS = {"verdict": "holds", "value": 0.0, "bound": 1.0, "control": 200.0, "page": "part/one"}
 
 
 @pytest.fixture

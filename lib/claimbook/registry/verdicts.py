@@ -14,7 +14,7 @@ CLAIM_FIELDS = ("id", "paper", "section", "kind", "core", "statement", "page")
 OURS = "O"  # in place of a paper, in rows of what is the book's own
 WRONG = ("fails", "holds-with-correction")
 SUMMATION, DRAW = 0.02, 1 / 3  # how far two runs may differ: by the order of summation, by another draw
-FIELDS = ("verdict", "value", "bound", "control", "page", "note", "correction")
+FIELDS = ("verdict", "value", "bound", "control", "page", "correction")
 
 
 def read_papers(root: Path) -> list[dict]:
@@ -99,7 +99,7 @@ def entry(stored: dict, row: dict, page: str) -> dict:
         if absent:
             raise BookError(f"{page}: {row['id']} {found}, and its row has no {' and no '.join(absent)}; complete it")
     kept = {name: stored[name] for name in ("value", "bound", "control", "reason", "function")}
-    return kept | {"verdict": found, "page": page, "note": "", "correction": row.get("correction", "")}
+    return kept | {"verdict": found, "page": page, "correction": row.get("correction", "")}
 
 
 def records(layout: Layout, names: Iterable[str]) -> dict[str, dict]:

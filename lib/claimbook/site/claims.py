@@ -118,7 +118,7 @@ class Pages:
         word, stored = self.ledger.verdict(claim), self.probes.get(claim)
         grounds = row.get("rests_on") or []
         link = lambda other: Markup('<a href="{0}.html">{0}</a> {1}').format(other, mark(self.ledger.verdict(other)))
-        correction = row.get("correction") or entry.get("correction", "")
+        correction = row.get("correction", "")
         page = entry.get("page") or row.get("page")
         theme = self.app.config.html_theme_options
         context = {
@@ -133,7 +133,6 @@ class Pages:
             "entry": entry,
             "record": record,
             "correction": correction,
-            "note": entry.get("note", ""),
             "where": f"{page}.html#evidence-{claim}" if page and page in self.app.env.found_docs else "",
             "probes": self._probes(row, stored) if stored and record else [],
             "current": claim not in self.stale,
