@@ -1,6 +1,7 @@
 """A second book, of another package and another paper, is built, decided and audited by the same commands."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -103,6 +104,17 @@ def test_cards_on_the_page_are_closed_and_lead_to_the_claim(book):
     assert '<details class="verdict verdict-holds" id="evidence-G-sum">' in shown
     assert 'href="../claims/G-sum.html"' in shown
     assert shown.count('id="evidence-G-') == 4 and "the sum of the first n numbers" in shown
+
+
+def test_beside_an_erratum_stands_a_program_that_runs(book):
+    programs = sorted((book / "build" / "quick" / "html" / "_static" / "counterexamples").iterdir())
+    assert [path.stem for path in programs] == ["G-cubes", "G-primes"]
+    shown = page(book, "claims")
+    assert 'href="_static/counterexamples/G-cubes.py"' in shown and "# def sum_of_cubes(" in shown
+    words = {"cwd": book, "env": os.environ | {"PYTHONPATH": str(book / "lib")}, "capture_output": True, "text": True}
+    result = subprocess.run([sys.executable, str(programs[0])], **words)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("G-cubes: holds-with-correction (residual <= 1e-15)")
 
 
 def test_a_correction_without_its_sentence_or_severity_does_not_build(book, tmp_path):
