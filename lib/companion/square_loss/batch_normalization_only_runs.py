@@ -116,6 +116,44 @@ def on_the_cross(case: Case, width: int, decay: float, steps: int = 8000, draws:
     return End(rho, ((CROSS @ W.mT).relu() @ a.mT)[..., 0] * CROSS_LABELS)
 
 
+@shared
+def deep_cross(
+    case: Case, product: float, *, depth: int = 3, decay: float = PENALTY, normalised: bool = False, steps: int = 5000
+) -> Tensor:
+    """The product of norms at the end, an entry a draw, from layers of equal norms and of this product; four draws.
+
+    Normalised: unit layers and one length rho with the penalty ``decay rho^2 / 2``; their start leans to the labels.
+    """
+    draw = case.generator(f"deep cross {depth}")
+    shapes = [(64, 2), *[(64, 64)] * (depth - 2), (1, 64)]
+    unit = lambda V: V / V.flatten(1).norm(dim=1)[:, None, None]
+    V = [unit(torch.randn(4, *shape, generator=draw, dtype=torch.float64)) for shape in shapes]
+
+    def outputs(layers: list[Tensor]) -> Tensor:
+        H = CROSS
+        for W in layers[:-1]:
+            H = (H @ W.mT).relu()
+        return (H @ layers[-1].mT)[..., 0]
+
+    V[-1] = V[-1] * (outputs(V) * CROSS_LABELS).sum(-1).sign()[:, None, None]
+    size = product if normalised else product ** (1 / depth)
+    layers = [(W if normalised else size * W).requires_grad_() for W in V]
+    rho = torch.full((4,), product, dtype=torch.float64, requires_grad=normalised)
+    descent = torch.optim.SGD([*layers, rho] if normalised else layers, lr=0.005, momentum=0.9)
+    for _ in range(steps):
+        seen = [unit(W) for W in layers] if normalised else layers
+        f = rho[:, None] * outputs(seen) if normalised else outputs(seen)
+        lengths = [rho] if normalised else layers
+        loss = (f - CROSS_LABELS).square().sum() / 2 + decay / 2 * sum(W.square().sum() for W in lengths)
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+        if normalised:
+            for W in layers:
+                W.data = unit(W.data)
+    return rho.detach() if normalised else torch.stack([W.detach().flatten(1).norm(dim=1) for W in layers]).prod(0)
+
+
 # Two losses on CIFAR-10
 
 
