@@ -198,4 +198,4 @@ def least_violation(points: Float[Tensor, "n d"], labels: Float[Tensor, " n"]) -
     ones = torch.ones(len(points), 1, dtype=points.dtype)
     rows = torch.cat([-labels[:, None] * torch.cat([points, ones], 1), -ones], 1)
     aim, bounds = [0.0] * (rows.shape[1] - 1) + [1.0], [(None, None)] * (rows.shape[1] - 1) + [(0, None)]
-    return linprog(aim, A_ub=rows, b_ub=-ones, bounds=bounds).fun
+    return linprog(aim, A_ub=rows.numpy(), b_ub=-ones.numpy(), bounds=bounds).fun
