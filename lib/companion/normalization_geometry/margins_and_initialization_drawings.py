@@ -36,7 +36,7 @@ def draw_specifications(case: Case) -> None:
     panels[0].axhline(1.5, **PREDICTED)
     panels[0].text(71, 1.47, "printed: 1.8 / 1.2", va="top", ha="right", fontsize=8)
     panels[0].set_ylim(0.55, 1.7)
-    panels[1].legend(loc="lower right", fontsize=7)
+    panels[0].legend(loc="lower right", fontsize=7)
     show_figure(fig, name="margin-specifications", data=columns)
 
 
